@@ -1,0 +1,330 @@
+"""What plugins and the harness hand each other: frozen records, and the shape of a router and an encoder.
+
+Letters: N queries, d embedding dimensions, K models in the pool. Arrays are float32 unless they say
+otherwise. Labels are in [0, 1], 1 = correct, NaN = not observed; costs are US dollars per call, NaN = unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from rph.lazy import np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+
+MAX_VARIANTS = 15  # paper, App. E.4: at most 15 variants of a method, so that none gets more tries
+SPLITS = ("train", "val", "test")
+SplitName = Literal["train", "val", "test"]
+
+
+# --- a benchmark in memory --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The queries of one split. Row i is a query, column m a model of the pool."""
+
+    ids: Sequence[str]  # N, unique over the whole benchmark
+    queries: Sequence[str]  # N texts
+    tasks: Sequence[str]  # N, "" where unknown
+    labels: Float32  # [N, K], in [0, 1], NaN = not observed
+    costs: Float32 | None = None  # [N, K], US dollars per call, NaN = unknown
+    p_correct: Float32 | None = None  # [N, K], P(correct), only where a control world knows it
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingDataset:
+    """One benchmark in memory: a pool of K models and three frozen splits.
+
+    `subset` says, where the rows are not the full release, what they are; a subset carries another name
+    and another fingerprint than the full benchmark, so that the two are never mixed.
+    """
+
+    name: str
+    models: tuple[str, ...]  # K names, in a fixed order
+    train: Split
+    val: Split
+    test: Split
+    subset: str = ""
+
+    def splits(self) -> Iterator[tuple[SplitName, Split]]:
+        """The three splits in the order train, val, test."""
+        yield "train", self.train
+        yield "val", self.val
+        yield "test", self.test
+
+    @property
+    def has_costs(self) -> bool:
+        return self.train.costs is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the models and every row of every split: equal content, equal fingerprint."""
+        digest = hashlib.sha256(b"rph-dataset/1")
+        _hash_texts(digest, self.models)
+        for name, split in self.splits():
+            digest.update(name.encode())
+            for texts in (split.ids, split.queries, split.tasks):
+                _hash_texts(digest, texts)
+            for array in (split.labels, split.costs, split.p_correct):
+                _hash_array(digest, array)
+        return digest.hexdigest()
+
+
+def _hash_texts(digest: Any, texts: Sequence[str]) -> None:
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    digest.update(f"{len(encoded)}:{','.join(str(len(e)) for e in encoded)}:".encode())
+    digest.update(b"".join(encoded))
+
+
+def _hash_array(digest: Any, array: Float32 | None) -> None:
+    if array is None:
+        digest.update(b"none")
+        return
+    canonical = np.where(np.isnan(array), np.float32("nan"), array).astype("<f4")  # one bit pattern for NaN
+    digest.update(str(canonical.shape).encode())
+    digest.update(canonical.tobytes())
+
+
+# --- what a router sees -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """Queries to be routed: embeddings and texts, nothing else. Test queries reach a router in this form."""
+
+    X: Float32  # [N, d] embeddings, finite
+    texts: Sequence[str]  # N
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @cached_property
+    def unit(self) -> Float32:
+        """X with rows of L2 norm 1 (zero rows stay zero): [N, d]. X itself, uncopied, where it is so already."""
+        from rph.arrays import unit_rows
+
+        return unit_rows(self.X)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled(Queries):
+    """Queries with what was observed of each model on them: the train or the val split."""
+
+    Y: Float32  # [N, K] labels in [0, 1], NaN = not observed
+    C: Float32 | None  # [N, K] US dollars per call, NaN = unknown; None: the benchmark has no costs
+    models: tuple[str, ...]  # K names
+
+
+# --- routers ----------------------------------------------------------------------------------------
+
+
+class Router(Protocol):
+    """Learns from labelled queries, then scores every model for new ones."""
+
+    def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None:
+        """Learn from `train`; `val` may serve early stopping only. `variant` is one member of the grid.
+
+        All chance comes from `seed`; `device` is "cpu" or "cuda". The inputs must not be changed.
+        """
+        ...
+
+    def scores(self, queries: Queries) -> Float32:
+        """Scores [N, K], finite, higher is better. A query's scores do not depend on its batch. No state may change."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What `fit` learned, as plain arrays, enough for `from_state`."""
+        ...
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]], *, variant: Any, device: str) -> Router:
+        """The fitted router back from its arrays: the same scores."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training: a variant of a router's grid and a seed."""
+
+    variant: Any
+    seed: int
+
+
+class RouterGroup(Protocol):
+    """Several trials of one router, fitted together."""
+
+    def scores(self, queries: Queries) -> Sequence[Float32]:
+        """One array [N, K] per trial, in the order of the trials."""
+        ...
+
+
+Needs = Literal["labels", "costs", "text", "train-neighbours"]
+Supports = Literal["missing-labels", "fine-tuning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterCard:
+    """What a reader of a leaderboard must know about a method."""
+
+    name: str
+    title: str  # the method in one line
+    paper: str  # arXiv id or other citation of the method
+    year: int
+    family: str  # neighbours, clusters, classifier, ranking, ...
+    licence: str  # of this implementation
+    deterministic: bool  # the seed changes nothing: each variant is trained once
+    calibrated: bool  # scores estimate P(correct)
+    version: int = 1  # raised when the method's results change
+    needs: tuple[Needs, ...] = ("labels",)
+    supports: tuple[Supports, ...] = ("missing-labels",)
+    aliases: tuple[str, ...] = ()
+    fidelity: tuple[str, ...] = ()  # each deviation of this form from the original, one sentence each
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSpec:
+    """One routing method: its card, its variants (the default first, at most 15) and its class.
+
+    `fit_many` is optional: it fits several trials at once so that they share work. Its scores must equal
+    those of fitting one by one, within a tolerance that the method states and tests.
+    """
+
+    card: RouterCard
+    grid: tuple[Any, ...]  # frozen dataclass instances
+    router: type[Router]
+    fit_many: Callable[[Labelled, Labelled, Sequence[Trial], str], RouterGroup] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+
+def variant_name(variant: Any) -> str:
+    """A variant's fields as `k=100,weights=uniform`: what tables print.
+
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     k: int = 10
+    ...     weights: str = "uniform"
+    >>> variant_name(Config(k=20))
+    'k=20,weights=uniform'
+    """
+    return ",".join(f"{f.name}={_short(getattr(variant, f.name))}" for f in fields(variant)) or "default"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join(_short(v) for v in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- encoders ---------------------------------------------------------------------------------------
+
+
+class Encoder(Protocol):
+    """Text to embeddings. Building one is cheap: weights are loaded at the first `encode`."""
+
+    def identity(self) -> str:
+        """Names the exact weights (a revision or a sha256) without loading them; part of the cache key."""
+        ...
+
+    def fit(self, train_texts: Sequence[str]) -> None:
+        """Learn from the train queries; called before `encode` where the card says `fitted`."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, device: str) -> Float32:
+        """N texts -> [N, d], finite float32. A text's row does not depend on the other texts."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCard:
+    """Everything that decides an embedding. All of it is part of the embedding cache's key."""
+
+    name: str
+    title: str
+    hf_id: str  # "" where there is no model to download
+    revision: str  # pinned commit of hf_id
+    dim: int | None  # None: decided by the data
+    pooling: str  # mean, cls, last, ...
+    normalise: bool  # rows scaled to L2 norm 1
+    prefix: str  # put before every query
+    max_tokens: int | None  # longer texts are cut
+    dtype: str  # of the computation
+    licence: str
+    citation: str
+    fitted: bool = False  # learns from the train queries of each benchmark
+    code_version: int = 1  # raised when the code changes the vectors
+    aliases: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """One encoder. `build` takes the options of `--encoder name:key=value` as typed keyword arguments."""
+
+    card: EncoderCard
+    build: Callable[..., Encoder]
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+
+# --- benchmarks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file on the Hugging Face hub, pinned to a revision."""
+
+    repo: str
+    path: str
+    revision: str  # 40 hex digits
+    repo_type: Literal["dataset", "model"] = "dataset"
+    size: int | None = None  # bytes
+    sha256: str | None = None  # None: the publisher gives none
+    licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCard:
+    """What a reader of a result on this benchmark must know about it."""
+
+    name: str
+    title: str
+    citation: str
+    url: str
+    licence: str
+    models: tuple[str, ...]  # () where options decide the pool
+    splits: dict[SplitName, int] | None  # counts of the full release; None where options decide them
+    costs: bool
+    label_rule: str  # how published scores become labels
+    split_rule: str
+    files: tuple[File, ...] = ()
+    aliases: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSpec:
+    """One benchmark. `load` takes the options of `--bench name:key=value` as typed keyword arguments."""
+
+    card: BenchmarkCard
+    load: Callable[..., RoutingDataset]
+    options: dict[str, str] = field(default_factory=dict)  # option -> what it means, for `rph show`
+
+    @property
+    def name(self) -> str:
+        return self.card.name

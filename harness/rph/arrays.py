@@ -1,0 +1,39 @@
+"""Numeric helpers that several routers share. Pure functions on numpy arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rph.lazy import np
+
+if TYPE_CHECKING:
+    from rph.api import Float32
+
+ROWS = 8192  # rows handled at once where a temporary of the input's size would double the memory
+
+
+def unit_rows(X: Float32) -> Float32:
+    """X [N, d] with every row scaled to L2 norm 1; zero rows stay zero. X itself where all rows are so already."""
+    norms = np.empty(len(X), np.float32)  # [N]
+    for i in range(0, len(X), ROWS):
+        norms[i : i + ROWS] = np.linalg.norm(X[i : i + ROWS], axis=1)
+    if np.all((np.abs(norms - 1) < 1e-5) | (norms == 0)):
+        return X
+    out = np.empty(X.shape, np.float32)
+    np.divide(X, np.where(norms > 0, norms, 1)[:, None], out=out)
+    return out
+
+
+def model_means(Y: Float32) -> Float32:
+    """Y [N, K] labels, NaN = not observed -> [K] observed means p_m.
+
+    A model that was never observed gets the mean over the pool of the others (0.5 if none was observed):
+    a finite, uninformative prior.
+    """
+    seen = ~np.isnan(Y)
+    counts = seen.sum(axis=0)
+    sums = np.where(seen, Y, 0).sum(axis=0, dtype=np.float64)
+    means = np.divide(sums, counts, out=np.full(Y.shape[1], np.nan), where=counts > 0)
+    means[counts == 0] = means[counts > 0].mean() if (counts > 0).any() else 0.5
+    result: Float32 = means.astype(np.float32)
+    return result

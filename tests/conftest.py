@@ -1,0 +1,23 @@
+"""Fixtures every test shares: an RPH_HOME of its own, and the real data where it is present."""
+
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def rph_home(tmp_path, monkeypatch):
+    """Each test has its own RPH_HOME, so that none sees another's cache or the user's."""
+    home = tmp_path / "rph-home"
+    monkeypatch.setenv("RPH_HOME", str(home))
+    monkeypatch.delenv("RPH_PLUGINS", raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"the real routing data is not at {REAL_DATA}")
+    return REAL_DATA
