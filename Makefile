@@ -1,0 +1,40 @@
+# `make demo` and `make test` work in a fresh clone: each first makes .venv, or brings it up to date.
+# Choose the interpreter with `make test PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/stamp
+
+.PHONY: venv demo test lint perf clean
+
+venv: $(STAMP)
+
+# torch goes first and alone: the rest then finds it installed, and never asks for another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "rph needs Python 3.11 or newer: '$(PYTHON)' is not installed; try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rph needs Python 3.11 or newer: '$(PYTHON)' is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -c constraints.txt -e '.[offline,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/rph eval --bench synthetic --encoder lsa --router knn --router kmeans --router mlp --router elo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+perf: $(STAMP)
+	$(BIN)/python perf/run.py
+
+clean:
+	rm -rf $(VENV) build dist harness/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find harness plugins tests perf -name __pycache__ -type d -prune -exec rm -rf {} +
