@@ -1,0 +1,674 @@
+"""The command `rph`: options in, text out. Exit code 0: done; 1: the run failed; 2: the call is wrong.
+
+Commands import what they run inside their bodies, so that `rph --help` and `rph list` stay fast. Results go to
+stdout; progress, notes and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rph import __version__, disk
+from rph.errors import RphError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rph.api import File
+    from rph.registry import Kind, Plugin, Registry
+    from rph.run import Outcome
+
+app = typer.Typer(
+    name="rph",
+    help="rph, the routing plateau harness: measures LLM routers by one protocol.\n\n"
+    "Example: rph eval --router knn --bench synthetic --encoder lsa",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # rich help costs more start-up than everything else
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="The files that benchmarks need.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict-plugins", envvar="RPH_STRICT_PLUGINS", help="A plugin that fails is an error."),
+]
+PluginFiles = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A local Python file to use as a plugin; repeatable.")
+]
+Routers = Annotated[list[str], typer.Option("--router", help="A router's name, or all; repeatable.")]
+Benches = Annotated[
+    list[str],
+    typer.Option("--bench", help="A benchmark's name, name:key=value,..., or a folder; repeatable."),
+]
+Encoders = Annotated[
+    list[str], typer.Option("--encoder", help="An encoder's name, or name:key=value,...; repeatable.")
+]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="paper, quick (3 variants, 2 seeds) or smoke (1 variant, 1 seed).")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+StorePath = Annotated[
+    Path | None, typer.Option("--store", help="Folder of the run store [default: RPH_HOME/store].")
+]
+Prices = Annotated[
+    list[str] | None,
+    typer.Option("--price", help="MODEL=USD per call, for a benchmark without costs; once per model."),
+]
+
+
+def main() -> None:
+    """The console script. An RphError is printed without a traceback; anything else is our bug and keeps its own."""
+    try:
+        app()
+    except RphError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+# --- running ----------------------------------------------------------------------------------------
+
+
+@app.command("eval")
+def eval_(
+    router: Routers,
+    bench: Benches,
+    encoder: Encoders = ["minilm"],  # noqa: B006 - typer copies it
+    protocol: ProtocolName = "paper",
+    device: Device = "auto",
+    store: StorePath = None,
+    price: Prices = None,
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Run the two-stage protocol on every (benchmark, encoder, router) and print ranked tables.
+
+    What is finished is kept: the same command again continues. Exit code 1 if a trial failed.
+
+    Example: rph eval --router knn --router mlp --bench synthetic --encoder lsa
+    """
+    registry = _registry(plugin, strict_plugins)
+    with _progress() as progress, _interruptible():
+        outcome = _evaluate(registry, progress, router, bench, encoder, protocol, device, store, price)
+    _print_outcome(outcome, as_json)
+
+
+@app.command()
+def score(
+    router: Routers,
+    bench: Benches,
+    encoder: Encoders = ["minilm"],  # noqa: B006 - typer copies it
+    protocol: ProtocolName = "paper",
+    device: Device = "auto",
+    store: StorePath = None,
+    price: Prices = None,
+    selector_cost: Annotated[
+        str,
+        typer.Option(help="train-mean, or realised: routes by the test cost itself, an oracle leak."),
+    ] = "train-mean",
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Compute all metrics again from the stored scores; nothing is trained or encoded.
+
+    Example: rph score --router knn --bench synthetic --encoder lsa
+    """
+    if selector_cost not in ("train-mean", "realised"):
+        raise UsageError(
+            f"--selector-cost {selector_cost!r} is not known", fix="give train-mean or realised"
+        )
+    registry = _registry(plugin, strict_plugins)
+    with _progress() as progress, _interruptible():
+        outcome = _evaluate(
+            registry,
+            progress,
+            router,
+            bench,
+            encoder,
+            protocol,
+            device,
+            store,
+            price,
+            train=False,
+            realised_selector=selector_cost == "realised",
+        )
+    _print_outcome(outcome, as_json)
+
+
+@app.command()
+def embed(
+    bench: Benches,
+    encoder: Encoders = ["minilm"],  # noqa: B006 - typer copies it
+    device: Device = "auto",
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Fill the embedding cache, so that later runs only read it.
+
+    Example: rph embed --bench synthetic --encoder lsa
+    """
+    registry = _registry(plugin, strict_plugins)
+    _passive_threads()
+    from rph import embed as cache
+    from rph import run
+
+    rows = []
+    with _progress() as progress, _interruptible():
+        on = run.resolve_device(device)
+        built = [run.build_encoder(registry, name) for name in encoder]
+        for name in bench:
+            dataset = run.load_benchmark(registry, name)
+            for one in built:
+                what = f"{dataset.name} x {one.label}"
+                made = cache.embed(
+                    dataset,
+                    one.spec,
+                    one.encoder,
+                    device=on,
+                    progress=lambda done, total, what=what: progress.embedding(what, done, total),  # type: ignore[misc]
+                )
+                for notice in made.notices:
+                    progress.note(notice)
+                rows.append(
+                    {
+                        "bench": dataset.name,
+                        "encoder": one.label,
+                        "queries": len(made.train) + len(made.val) + len(made.test),
+                        "dim": made.train.shape[1],
+                        "cached": made.cached,
+                        "seconds": round(made.seconds, 3),
+                        "path": str(made.path),
+                    }
+                )
+    _print_rows(rows, as_json)
+
+
+def _evaluate(
+    registry: Registry,
+    progress: Progress,
+    routers: list[str],
+    benches: list[str],
+    encoders: list[str],
+    protocol: str,
+    device: str,
+    store: Path | None,
+    prices: list[str] | None,
+    **settings: bool,
+) -> Outcome:
+    from rph.protocol import PRESETS
+
+    if protocol not in PRESETS:
+        raise UsageError(f"protocol {protocol!r} is not known", fix=f"give one of {', '.join(PRESETS)}")
+    by_model = dict(_price(text) for text in prices or [])
+    _passive_threads()
+    from rph import run
+    from rph.store import Store
+
+    chosen = run.Settings(
+        preset=PRESETS[protocol], device=run.resolve_device(device), prices=by_model, **settings
+    )
+    opened = Store(store or disk.home() / "store")
+    try:
+        return run.evaluate(
+            registry, opened, chosen, progress, benches=benches, encoders=encoders, routers=routers
+        )
+    finally:
+        opened.close()
+
+
+def _price(text: str) -> tuple[str, float]:
+    model, _, usd = text.rpartition("=")
+    try:
+        value = float(usd)
+    except ValueError:
+        value = -1.0
+    if not model or not 0 <= value < float("inf"):
+        raise UsageError(f"--price {text!r} cannot be read", fix="write MODEL=USD, for example gpt-4=0.005")
+    return model, value
+
+
+def _passive_threads() -> None:
+    """Ask OpenMP's threads to sleep while they wait: spinning ones make small matrix products 10x slower on a busy machine."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RphError(
+            "stopped by Ctrl-C",
+            why="finished trials and encoded queries are kept",
+            fix="the same command continues where this one stopped",
+        ) from None
+
+
+class Progress:
+    """Shows a run on stderr: a bar with the time left where stderr is a terminal, notes in any case."""
+
+    def __init__(self, console: Console) -> None:
+        from rich import progress
+
+        self.console = console
+        self.bars = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, progress.TaskID] = {}
+
+    def note(self, text: str) -> None:
+        self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def embedding(self, what: str, done: int, total: int) -> None:
+        self._update(f"encoding {what}", done, total)
+
+    def trial(self, cell: str, done: int, total: int) -> None:
+        self._update(cell, done, total)
+
+    def _update(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self.bars.add_task(what, total=total)
+        self.bars.update(self._tasks[what], completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    from rich.console import Console
+
+    progress = Progress(Console(stderr=True))
+    with progress.bars:
+        yield progress
+
+
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([result.model_dump(mode="json") for result in outcome.results], indent=1))
+    elif outcome.results:
+        from rph import report
+
+        console = _wide_console()
+        for table in report.leaderboards(outcome.results):
+            console.print(table)
+    for failure in outcome.failures:
+        if failure.traceback:
+            typer.echo(f"\n{failure.traceback.rstrip()}", err=True)
+        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
+    if outcome.failures:
+        typer.echo(
+            f"\n{len(outcome.results)} cell(s) finished, {len(outcome.failures)} failure(s) as above.",
+            err=True,
+        )
+        raise typer.Exit(outcome.exit_code)
+
+
+# --- plugins ----------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="routers, encoders or benchmarks.")],
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """List the installed routers, encoders or benchmarks with their cards.
+
+    Example: rph list routers
+    """
+    from rph.registry import KINDS
+
+    singular: Any = kind.removesuffix("s")
+    if singular not in KINDS:
+        raise UsageError(
+            f"kind {kind!r} is not known", fix="rph list routers, rph list encoders or rph list benchmarks"
+        )
+    loaded, failed = _load_all(_registry(plugin, strict_plugins), singular)
+    if as_json:
+        typer.echo(json.dumps([_card(one) for one in loaded], indent=1))
+    else:
+        columns: dict[Kind, tuple[str, ...]] = {
+            "router": ("name", "family", "paper", "year", "deterministic", "calibrated", "distribution"),
+            "encoder": ("name", "hf_id", "dim", "pooling", "max_tokens", "licence", "distribution"),
+            "benchmark": ("name", "title", "costs", "licence", "distribution"),
+        }
+        _print_rows([{c: _card(one)[c] for c in columns[singular]} for one in loaded], False)
+    for name, error in failed:
+        typer.echo(f"note: {singular} {name!r} is not listed: {error.why or error.what}", err=True)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A router, encoder or benchmark.")],
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Print the card of a router, encoder or benchmark.
+
+    Example: rph show knn
+    """
+    from rph.api import variant_name
+    from rph.registry import KINDS
+
+    registry = _registry(plugin, strict_plugins)
+    found = []
+    for kind in KINDS:
+        with contextlib.suppress(UsageError):
+            found.append(registry.load(kind, name))
+    if not found:
+        import difflib
+
+        every = sorted({n for kind in KINDS for n in registry.names(kind)})
+        close = difflib.get_close_matches(name, every, n=3)
+        raise UsageError(
+            f"no router, encoder or benchmark is named {name!r}",
+            why=f"did you mean {' or '.join(map(repr, close))}?" if close else f"installed: {', '.join(every)}",
+            fix="`rph list routers`, `rph list encoders` and `rph list benchmarks` name them all",
+        )
+    cards = []
+    for one in found:
+        card = _card(one)
+        if one.source.kind == "router":
+            card["variants"] = [variant_name(variant) for variant in one.spec.grid]
+        if one.source.kind == "benchmark":
+            card["options"] = one.spec.options
+        cards.append(card)
+    if as_json:
+        typer.echo(json.dumps(cards, indent=1))
+        return
+    for card in cards:
+        width = max(map(len, card))
+        for key, value in card.items():
+            for i, line in enumerate(_lines(value)):
+                typer.echo(f"{key if i == 0 else '':{width}}  {line}")
+        typer.echo()
+
+
+def _lines(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{key}: {one}" for key, one in value.items()] or ["-"]
+    if isinstance(value, (list, tuple)):
+        return [str(one) for one in value] or ["-"]
+    return ["-" if value in (None, "") else str(value)]
+
+
+@app.command()
+def plugins(
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Show every plugin with its distribution, and why one cannot be used.
+
+    RPH_PLUGINS=name,... allows only these third-party plugins; RPH_PLUGINS= (empty) none.
+
+    Example: rph plugins --json
+    """
+    from rph.registry import Plugin
+
+    registry = _registry(plugin, strict_plugins)
+    rows = []
+    for source in registry.sources():
+        loaded = registry.try_load(source)
+        rows.append(
+            {
+                "kind": source.kind,
+                "name": source.name,
+                "distribution": source.distribution,
+                "version": source.version,
+                "status": "ok" if isinstance(loaded, Plugin) else "failed",
+                "reason": "" if isinstance(loaded, Plugin) else f"{loaded.what}: {loaded.why}",
+            }
+        )
+    _print_rows(rows, as_json)
+
+
+def _registry(files: Sequence[Path] | None, strict: bool) -> Registry:
+    from rph import registry
+
+    found = registry.installed()
+    for path in files or ():
+        found.add_file(path)
+    if strict:
+        found.require_all()
+    return found
+
+
+def _load_all(registry: Registry, kind: Kind) -> tuple[list[Plugin], list[tuple[str, RphError]]]:
+    """The usable plugins of a kind, and the others with their errors."""
+    from rph.registry import Plugin
+
+    loaded, failed = [], []
+    for source in registry.sources():
+        if source.kind == kind:
+            one = registry.try_load(source)
+            if isinstance(one, Plugin):
+                loaded.append(one)
+            else:
+                failed.append((source.name, one))
+    return loaded, failed
+
+
+def _card(plugin: Plugin) -> dict[str, Any]:
+    source = plugin.source
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "distribution": source.distribution,
+        "version": source.version,
+        **{
+            # The card's own version is the method's; `version` is the distribution's.
+            "method_version" if key == "version" else key: value
+            for key, value in dataclasses.asdict(plugin.spec.card).items()
+            if key != "name"
+        },
+    }
+
+
+# --- data -------------------------------------------------------------------------------------------
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """The files that benchmarks need: which are here, how big, under which licence.
+
+    Example: rph data list
+    """
+    from rph import hub
+
+    rows = []
+    for name, file in _files():
+        path = hub.find(file)
+        rows.append(
+            {
+                "benchmark": name,
+                "file": f"{file.repo}/{file.path}",
+                "revision": file.revision,
+                "megabytes": None if file.size is None else round(file.size / 1e6, 1),
+                "sha256": file.sha256 or "not given by the publisher",
+                "licence": file.licence or "not stated",
+                "here": path is not None,
+            }
+        )
+    _print_rows(rows, as_json)
+
+
+@data_app.command("path")
+def data_path(name: Annotated[str, typer.Argument(help="A benchmark.")], as_json: Json = False) -> None:
+    """Print where a benchmark's files are.
+
+    Example: rph data path routerbench
+    """
+    from rph import hub
+
+    rows = [(file, hub.find(file)) for _, file in _files(name)]
+    if as_json:
+        _print_rows([{"file": file.path, "path": path and str(path)} for file, path in rows], True)
+    else:
+        for _, path in rows:
+            if path is not None:
+                typer.echo(path)
+    missing = [file for file, path in rows if path is None]
+    if missing:
+        raise RphError(
+            f"{len(missing)} of {len(rows)} files of {name!r} are not here",
+            why=", ".join(f"{file.repo}/{file.path}" for file in missing),
+            fix=f"`rph eval --bench {name} ...` downloads what it needs; or give a file: `rph show {name}`",
+        )
+
+
+@data_app.command("verify")
+def data_verify(
+    name: Annotated[str | None, typer.Argument(help="A benchmark; all without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check size and sha256 of the files that are here. Exit code 1 if one is wrong.
+
+    Example: rph data verify routerbench
+    """
+    from rph import hub
+
+    rows, wrong = [], 0
+    for bench, file in _files(name):
+        path = hub.find(file)
+        status = "not here"
+        if path is not None:
+            try:
+                hub.verify(file, path)
+                status = "ok" if file.sha256 else "size only: the publisher gives no sha256"
+            except RphError as error:
+                status, wrong = str(error), wrong + 1
+        rows.append({"benchmark": bench, "file": f"{file.repo}/{file.path}", "status": status})
+    _print_rows(rows, as_json)
+    if wrong:
+        raise RphError(f"{wrong} file(s) are not what was published", fix="delete them and fetch them again")
+
+
+def _files(name: str | None = None) -> list[tuple[str, File]]:
+    """(benchmark, file) for one benchmark, or for all usable ones."""
+    registry = _registry(None, False)
+    loaded = [registry.load("benchmark", name)] if name else _load_all(registry, "benchmark")[0]
+    return [(plugin.name, file) for plugin in loaded for file in plugin.spec.card.files]
+
+
+# --- the machine ------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor(store: StorePath = None, as_json: Json = False) -> None:
+    """Check this installation: versions, device, folders, plugins, run store. Exit code 1 if something is wrong.
+
+    Example: rph doctor
+    """
+    import platform
+    import shutil
+    from importlib.metadata import version
+
+    import torch
+
+    from rph.registry import Plugin
+    from rph.store import Store
+
+    rows: list[dict[str, Any]] = []
+
+    def line(what: str, value: str, ok: bool = True) -> None:
+        rows.append({"check": what, "value": value, "ok": ok})
+
+    line("rph", __version__)
+    line("python", platform.python_version())
+    for package in ("torch", "numpy", "scikit-learn", "sentence-transformers"):
+        line(package, version(package))
+    line("device", torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+    line("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    line("offline", "yes" if disk.offline() else "no")
+    home = disk.home()
+    try:
+        with disk.new_file(home / "doctor", "checking the folder"):
+            pass
+        (home / "doctor").unlink()
+        line("RPH_HOME", f"{home}, {shutil.disk_usage(home).free / 1e9:.1f} GB free")
+    except RphError as error:
+        line("RPH_HOME", str(error), ok=False)
+    registry = _registry(None, False)
+    failed = [one for s in registry.sources() if not isinstance(one := registry.try_load(s), Plugin)]
+    line("plugins", "; ".join(f"{e.what}: {e.why}" for e in failed) or "all can be used", not failed)
+    folder = store or home / "store"
+    if (folder / "trials.sqlite").exists():
+        try:
+            opened = Store(folder)
+            problems = opened.problems()
+            counts = opened.counts()
+            opened.close()
+            summary = f"{folder}: {counts['done']} trials done, {counts['failed']} failed"
+            line("run store", "; ".join(problems) or summary, not problems)
+        except RphError as error:
+            line("run store", str(error), ok=False)
+    else:
+        line("run store", f"{folder}: empty")
+    _print_rows(rows, as_json)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _wide_console() -> Console:
+    """A console that never folds a table into an unreadable one where the output is not a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*(rows[0] if rows else ["nothing"]))
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    _wide_console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None or value == "" else str(value)

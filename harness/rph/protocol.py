@@ -1,0 +1,88 @@
+"""The two-stage validation protocol of the paper (arXiv:2606.07587, App. E.4).
+
+Stage 1 trains every variant with the first seed and ranks them by val routing accuracy at lambda = 0. Stage 2
+trains the best five with the other seeds too, and picks the variant with the best mean val accuracy over all
+seeds. Test is not read here: selection sees val accuracies and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rph.api import MAX_VARIANTS, Trial
+
+VERSION = 1  # raised when a change here or in the trials changes results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How much of the protocol is run. The leaderboard ranks `paper` results only."""
+
+    name: str
+    variants: int  # of the grid, the default first
+    finalists: int  # variants that stage 2 trains with every seed
+    seeds: tuple[int, ...]  # the first is stage 1's
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(name="paper", variants=MAX_VARIANTS, finalists=5, seeds=(42, 1337, 2026, 7, 99)),
+        Preset(name="quick", variants=3, finalists=3, seeds=(42, 1337)),
+        Preset(name="smoke", variants=1, finalists=1, seeds=(42,)),
+    )
+}
+
+# Trains the trials that are not done yet; gives each one's val accuracy, None where the trial failed.
+ValAccuracies = Callable[[Sequence[Trial]], Sequence[float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The variant that the protocol chose, by val alone."""
+
+    variant: Any
+    trials: tuple[Trial, ...]  # one per seed; one in all where the router is deterministic
+    val_accuracy: float  # mean over the trials
+
+
+def select(
+    grid: Sequence[Any], *, deterministic: bool, preset: Preset, val_accuracies: ValAccuracies
+) -> Selection | None:
+    """Run both stages and choose. None where no variant finished with every seed.
+
+    Ties go to the earlier variant of the grid. A deterministic router gives the same result for every seed, so
+    its variants are trained once and stage 2 is stage 1.
+    """
+    seeds = preset.seeds[:1] if deterministic else preset.seeds
+    variants = grid[: preset.variants]
+    stage_1 = _mean_accuracies(variants, seeds[:1], val_accuracies)
+    finalists = [variant for variant, _ in _best_first(stage_1)[: preset.finalists]]
+    stage_2 = _best_first(_mean_accuracies(finalists, seeds, val_accuracies))
+    if not stage_2:
+        return None
+    variant, accuracy = stage_2[0]
+    trials = tuple(Trial(variant=variant, seed=seed) for seed in seeds)
+    return Selection(variant=variant, trials=trials, val_accuracy=accuracy)
+
+
+def _mean_accuracies(
+    variants: Sequence[Any], seeds: Sequence[int], val_accuracies: ValAccuracies
+) -> list[tuple[Any, float]]:
+    """Each variant with its mean val accuracy over the seeds; one with a failed trial is left out."""
+    # Seed by seed, so that variants of one seed stand together and can share work.
+    trials = [Trial(variant=variant, seed=seed) for seed in seeds for variant in variants]
+    by_trial = dict(zip(trials, val_accuracies(trials), strict=True))
+    means = []
+    for variant in variants:
+        values = [by_trial[Trial(variant=variant, seed=seed)] for seed in seeds]
+        known = [value for value in values if value is not None]
+        if len(known) == len(seeds):
+            means.append((variant, sum(known) / len(known)))
+    return means
+
+
+def _best_first(means: list[tuple[Any, float]]) -> list[tuple[Any, float]]:
+    return sorted(means, key=lambda pair: -pair[1])  # stable: ties keep the grid's order

@@ -1,0 +1,244 @@
+"""What is reported of a finished cell, and how it is computed from stored scores.
+
+Every number is a function of (dataset, router card, val and test scores of the chosen variant's seeds): no
+training, so that `rph score` can compute all of it again. Metrics that read scores as probabilities use, for a
+router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (metrics.fit_sigmoid); its
+routes at lambda = 0 are those of the raw scores.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from rph import metrics
+from rph.api import RouterCard, RoutingDataset, Split
+from rph.store import Scored
+
+if TYPE_CHECKING:
+    from rph.api import Float32
+
+Utilities = dict[str, float | None]  # lambda, as "0.2" -> mean realised utility
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reference(Record):
+    """What no router decides: the same for every router on a benchmark. Accuracies on the test split."""
+
+    best_single: float | None  # of the model with the best train mean: the floor one could deploy
+    best_single_model: str
+    best_single_hindsight: float | None  # of the model that is best on test itself
+    random: float | None  # expected, uniform over the models
+    oracle: float | None
+    bayes: float | None  # of argmax P(correct), where a control world knows it
+    bayes_expected: float | None  # the expectation of `bayes` over fresh labels
+    base_rate_bce: float | None  # BCE of predicting each model's train mean for every query
+    hard_share: float  # of the test queries (paper, Sec. 5.1)
+    easy_share: float
+    n_train: int
+    n_val: int
+    n_test: int
+
+
+class Measured(Record):
+    """What one seed's scores give on test."""
+
+    test_accuracy: float | None
+    coverage: float
+    bce: float | None
+    ece: float | None
+    hard_accuracy: float | None
+    easy_accuracy: float | None
+    cost: float | None  # mean US dollars per query of the chosen models
+    utility: Utilities | None  # None: the benchmark has no costs
+    utility_native: Utilities | None  # of scores that are no probabilities, scaled to [0, 1] per query
+    selections: tuple[int, ...]  # queries sent to each model
+    selection_entropy: float  # bits
+
+
+class CellResult(Record):
+    """One finished cell (benchmark, router, encoder): the headline, and what it is a function of."""
+
+    format: Literal["rph-result/1"] = "rph-result/1"
+    bench: str
+    subset: str  # not empty: the benchmark's rows are not its full release
+    bench_fingerprint: str
+    router: str
+    router_distribution: str
+    router_version: str
+    encoder: str
+    encoder_identity: str
+    protocol: str
+    protocol_version: int
+    models: tuple[str, ...]
+    variant: dict[str, Any]
+    variant_name: str
+    deterministic: bool
+    seeds: tuple[int, ...]
+    test_accuracy_mean: float | None
+    test_accuracy_std: float | None  # sample std over seeds; 0 for a deterministic router, None for one seed
+    val_accuracy: float
+    best_single: float | None
+    random: float | None
+    oracle: float | None
+    gap_closed: float | None  # share of oracle - best_single
+    learnable_gap_closed: float | None  # share of bayes - best_single, where Bayes is known
+    coverage: float
+    n_test: int
+    utility: Utilities | None
+    utility_native: Utilities | None
+    score_scale: Literal["native", "sigmoid fitted on val"]
+    selector_cost: Literal["train mean", "realised (oracle leak)"]
+    cost: float | None
+    bce: float | None
+    ece: float | None
+    hard_accuracy: float | None
+    easy_accuracy: float | None
+    selection_share: dict[str, float]  # model -> share of test queries, mean over seeds
+    selection_entropy: float
+    reference: Reference
+    per_seed: tuple[Measured, ...]
+    seconds: float  # of all finished trials of the cell that the protocol asked for, fit and scoring
+    trials: int  # finished trials that the protocol asked for
+    failed_trials: tuple[str, ...]  # one line each
+    times_test_was_scored: int  # trials of this cell in the store, over all versions of the router
+    device: str
+    packages: dict[str, str]
+
+
+def reference(dataset: RoutingDataset) -> Reference:
+    """The rows of a table that no router decides. Metrics alone compute them; no router can select by them."""
+    test = dataset.test
+    prior = metrics.observed_means(dataset.train.labels)
+    best = metrics.best_single_model(prior)
+    hard, easy = metrics.hard_easy(test.labels, best)
+    p = test.p_correct
+    return Reference(
+        best_single=metrics.constant(best, test.labels).value,
+        best_single_model=dataset.models[best],
+        best_single_hindsight=metrics.best_single_hindsight(test.labels).value,
+        random=metrics.random(test.labels).value,
+        oracle=metrics.oracle(test.labels).value,
+        bayes=None if p is None else metrics.bayes(p, test.labels, prior).value,
+        bayes_expected=None if p is None else metrics.bayes_expected(p),
+        base_rate_bce=metrics.base_rate_bce(prior, test.labels),
+        hard_share=float(hard.mean()),
+        easy_share=float(easy.mean()),
+        n_train=len(dataset.train),
+        n_val=len(dataset.val),
+        n_test=len(test),
+    )
+
+
+def routing_accuracy(scores: Float32, split: Split, train: Split) -> float | None:
+    """Accuracy at lambda = 0 of scores [N, K] on a split; None where no chosen model's label was observed."""
+    prior = metrics.observed_means(train.labels)
+    return metrics.accuracy(metrics.route(scores, prior), split.labels).value
+
+
+def measure(
+    dataset: RoutingDataset, card: RouterCard, scored: Scored, *, realised_selector: bool = False
+) -> Measured:
+    """Everything the test split says about one seed's scores."""
+    test, K = dataset.test, len(dataset.models)
+    prior = metrics.observed_means(dataset.train.labels)
+    route = metrics.route(scored.test, prior)
+    accuracy = metrics.accuracy(route, test.labels)
+    hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
+    counts = metrics.selection_counts(route, K)
+    if card.calibrated:
+        P = np.clip(scored.test, 0, 1)
+    else:
+        a, b = metrics.fit_sigmoid(scored.val, dataset.val.labels)
+        P = metrics.apply_sigmoid(scored.test, a, b)
+    utility = _utilities(dataset, P, prior, realised_selector)
+    native = None
+    if not card.calibrated:
+        native = _utilities(dataset, metrics.row_minmax(scored.test), prior, realised_selector)
+    return Measured(
+        test_accuracy=accuracy.value,
+        coverage=accuracy.coverage,
+        bce=metrics.bce(P, test.labels),
+        ece=metrics.ece(P, test.labels),
+        hard_accuracy=metrics.accuracy(route[hard], test.labels[hard]).value,
+        easy_accuracy=metrics.accuracy(route[easy], test.labels[easy]).value,
+        cost=None if test.costs is None else metrics.cost(route, test.costs).value,
+        utility=utility,
+        utility_native=native,
+        selections=tuple(int(count) for count in counts),
+        selection_entropy=metrics.selection_entropy(counts),
+    )
+
+
+def _utilities(
+    dataset: RoutingDataset, scores: Float32, prior: Any, realised_selector: bool
+) -> Utilities | None:
+    train, test = dataset.train, dataset.test
+    if train.costs is None or test.costs is None:
+        return None
+    scale = metrics.CostScale.fit(train.costs)
+    if scale is None:  # a model without any known price: no scale, hence no utility
+        return None
+    selector = test.costs if realised_selector else None
+    return {
+        f"{lam:g}": metrics.utility(
+            scores, test.labels, test.costs, scale, lam, prior, selector_costs=selector
+        ).value
+        for lam in metrics.LAMBDAS
+    }
+
+
+def summary(measured: Sequence[Measured], reference: Reference, models: Sequence[str]) -> dict[str, Any]:
+    """The fields of CellResult that are functions of the per-seed measurements and the reference rows."""
+    accuracies = [m.test_accuracy for m in measured]
+    accuracy = _mean(accuracies)
+    shares = np.mean([np.array(m.selections) / sum(m.selections) for m in measured], axis=0)
+    return {
+        "test_accuracy_mean": accuracy,
+        "best_single": reference.best_single,
+        "random": reference.random,
+        "oracle": reference.oracle,
+        "n_test": reference.n_test,
+        "gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.oracle),
+        "learnable_gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.bayes),
+        "coverage": statistics.fmean(m.coverage for m in measured),
+        "utility": _mean_utilities([m.utility for m in measured]),
+        "utility_native": _mean_utilities([m.utility_native for m in measured]),
+        "cost": _mean([m.cost for m in measured]),
+        "bce": _mean([m.bce for m in measured]),
+        "ece": _mean([m.ece for m in measured]),
+        "hard_accuracy": _mean([m.hard_accuracy for m in measured]),
+        "easy_accuracy": _mean([m.easy_accuracy for m in measured]),
+        "selection_share": dict(zip(models, map(float, shares), strict=True)),
+        "selection_entropy": statistics.fmean(m.selection_entropy for m in measured),
+    }
+
+
+def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float | None:
+    """Sample standard deviation of test accuracy over seeds; 0 where seeds change nothing, None for one seed."""
+    values = [m.test_accuracy for m in measured if m.test_accuracy is not None]
+    if deterministic:
+        return 0.0
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where any value is unknown: a mean over other seeds than the rest would mislead."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _mean_utilities(utilities: Sequence[Utilities | None]) -> Utilities | None:
+    known = [utility for utility in utilities if utility is not None]
+    if not known or len(known) < len(utilities):
+        return None
+    return {lam: _mean([utility[lam] for utility in known]) for lam in known[0]}

@@ -1,0 +1,443 @@
+"""One or many cells, end to end: names -> plugins, data, embeddings, protocol, store -> results.
+
+The only module where names, files and arithmetic meet. A cell that fails stops no other; what is finished is
+read from the store and not trained again. With `train=False` nothing is trained: `rph score`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from rph import arrays, clusters, disk, embed, heads, neighbours, protocol, results, table, trials
+from rph.api import Encoder, EncoderSpec, Labelled, Queries, RouterSpec, RoutingDataset, Split, Trial, variant_name
+from rph.errors import RphError, UsageError
+from rph.registry import OURS, Kind, Plugin, Registry
+from rph.results import CellResult
+from rph.store import Failed, Identity, Scored, Store, digest
+
+PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
+SHARED_CODE = (arrays, neighbours, clusters, heads)  # numeric code that routers share
+
+
+class Reporter(Protocol):
+    """What a run tells its user while it goes on."""
+
+    def note(self, text: str) -> None:
+        """Something legal that the user should know."""
+
+    def embedding(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` queries are encoded."""
+
+    def trial(self, cell: str, done: int, total: int) -> None:
+        """`done` of `total` trials of the cell's present stage are finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that could not be run, or a trial of a cell that failed."""
+
+    what: str  # the cell, benchmark or encoder
+    error: RphError
+    traceback: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that a call of `evaluate` produced."""
+
+    results: list[CellResult] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well; 2 nothing was run because the input is wrong; 1 something failed."""
+        if not self.failures:
+            return 0
+        only_input = all(isinstance(failure.error, UsageError) for failure in self.failures)
+        return 2 if only_input and not self.results else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is done; what is run are the arguments of `evaluate`."""
+
+    preset: protocol.Preset
+    device: str  # cpu or cuda
+    train: bool = True  # False: compute from stored scores only
+    realised_selector: bool = False  # choose by realised test cost: an oracle leak, for comparison
+    prices: dict[str, float] = field(default_factory=dict)  # US dollars per call, for a benchmark without costs
+
+
+# --- names to things --------------------------------------------------------------------------------
+
+
+def parse_name(text: str) -> tuple[str, dict[str, str]]:
+    """`name:key=value,key=value` -> name and options.
+
+    >>> parse_name("synthetic:n=20000,k=11")
+    ('synthetic', {'n': '20000', 'k': '11'})
+    """
+    name, _, rest = text.partition(":")
+    options = {}
+    for part in re.split(r",(?=\w+=)", rest) if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"{text!r} cannot be read", why=f"{part!r} is not key=value", fix="write name:key=value,key=value"
+            )
+        options[key] = value
+    return name, options
+
+
+CONVERT = {"int": int, "float": float, "str": str}
+
+
+def typed_options(function: Any, options: dict[str, str], what: str) -> dict[str, Any]:
+    """The options as `function`'s keyword arguments, converted by their annotations (int, float, str)."""
+    parameters = inspect.signature(function).parameters
+    typed = {}
+    for key, value in options.items():
+        if key not in parameters:
+            close = difflib.get_close_matches(key, parameters, n=1)
+            known = ", ".join(parameters) or "none"
+            raise UsageError(
+                f"{what} has no option {key!r}",
+                why=f"did you mean {close[0]!r}?" if close else f"its options: {known}",
+                fix=f"`rph show {what.split()[-1].strip(chr(39))}` explains them",
+            )
+        kind = str(parameters[key].annotation).split("|")[0].strip()
+        try:
+            typed[key] = CONVERT[kind](value)
+        except ValueError as error:
+            raise UsageError(f"option {key}={value} of {what} is not a valid {kind}") from error
+    return typed
+
+
+def load_benchmark(registry: Registry, text: str) -> RoutingDataset:
+    """A benchmark by name, with options, or by the path of a routing-table/1 folder."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return table.read(path)
+    name, options = parse_name(text)
+    if "/" in name or name.startswith((".", "~")):
+        raise UsageError(
+            f"benchmark folder {text!r} does not exist", fix="give a folder with a bench.yaml, or a name"
+        )
+    plugin = registry.load("benchmark", name)
+    dataset: RoutingDataset = plugin.spec.load(**typed_options(plugin.spec.load, options, f"benchmark {name!r}"))
+    table.check(dataset)
+    return dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltEncoder:
+    """An encoder with its options; no weights are loaded yet."""
+
+    label: str  # as results name it
+    spec: EncoderSpec
+    encoder: Encoder
+
+
+def build_encoder(registry: Registry, text: str) -> BuiltEncoder:
+    """An encoder by name, with options."""
+    name, options = parse_name(text)
+    plugin = registry.load("encoder", name)
+    spec: EncoderSpec = plugin.spec
+    built = spec.build(**typed_options(spec.build, options, f"encoder {name!r}"))
+    return BuiltEncoder(label=spec.name, spec=spec, encoder=built)
+
+
+def expand(registry: Registry, kind: Kind, names: Sequence[str]) -> list[str]:
+    """`all` becomes every installed name of the kind; repeated names count once."""
+    every = [n for name in names for n in (registry.names(kind) if name == "all" else [name])]
+    return list(dict.fromkeys(every))
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is cuda where there is one, else cpu."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not known", fix="--device auto, cpu or cuda")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise UsageError("--device cuda: no CUDA device is visible", fix="use --device auto, or check the driver")
+    return "cuda" if has_cuda and name != "cpu" else "cpu"
+
+
+def with_prices(dataset: RoutingDataset, prices: dict[str, float]) -> RoutingDataset:
+    """A benchmark without costs, with one price per model and call given by the user."""
+    import numpy as np
+
+    if not prices or dataset.has_costs:
+        return dataset
+    unknown = sorted(set(prices) - set(dataset.models))
+    missing = [model for model in dataset.models if model not in prices]
+    if unknown or missing:
+        raise UsageError(
+            f"the prices given do not fit the pool of {dataset.name!r}",
+            why=f"unknown models: {', '.join(unknown) or 'none'}; models without a price: {', '.join(missing) or 'none'}",
+            fix="give --price MODEL=USD once for every model of the pool",
+        )
+    row = np.array([prices[model] for model in dataset.models], np.float32)
+
+    def priced(split: Split) -> Split:
+        return dataclasses.replace(split, costs=np.tile(row, (len(split), 1)))
+
+    return dataclasses.replace(
+        dataset, train=priced(dataset.train), val=priced(dataset.val), test=priced(dataset.test)
+    )
+
+
+# --- running ----------------------------------------------------------------------------------------
+
+
+def evaluate(
+    registry: Registry,
+    store: Store,
+    settings: Settings,
+    report: Reporter,
+    *,
+    benches: Sequence[str],
+    encoders: Sequence[str],
+    routers: Sequence[str],
+) -> Outcome:
+    """Run the protocol on every (benchmark, encoder, router). Unknown names are refused before anything runs."""
+    plugins = [registry.load("router", name) for name in expand(registry, "router", routers)]
+    built = [build_encoder(registry, name) for name in expand(registry, "encoder", encoders)]
+    for bench in benches:
+        if not Path(bench).expanduser().is_dir():
+            registry.load("benchmark", parse_name(bench)[0])
+    outcome = Outcome()
+    for bench in expand(registry, "benchmark", benches):
+        dataset = None
+        with _failing(outcome, f"benchmark {bench}"):
+            dataset = with_prices(load_benchmark(registry, bench), settings.prices)
+        if dataset is None:
+            continue
+        if dataset.subset:
+            report.note(f"{dataset.name}: {dataset.subset}")
+        for encoder in built:
+            pair = Pair(dataset, encoder, settings, report)
+            for plugin in plugins:
+                cell = Cell(pair, plugin, store)
+                with _failing(outcome, cell.title):
+                    result = cell.evaluate(outcome.failures)
+                    if result is not None:
+                        outcome.results.append(result)
+    for notice in store.notices:
+        report.note(notice)
+    return outcome
+
+
+@contextlib.contextmanager
+def _failing(outcome: Outcome, what: str) -> Iterator[None]:
+    """An RphError in the block is recorded, and the run goes on with the next thing."""
+    try:
+        yield
+    except RphError as error:
+        outcome.failures.append(Failure(what=what, error=error))
+
+
+class Pair:
+    """A benchmark and an encoder: what all routers on them share. Embeddings are made at first need."""
+
+    def __init__(
+        self, dataset: RoutingDataset, encoder: BuiltEncoder, settings: Settings, report: Reporter
+    ) -> None:
+        self.dataset, self.encoder, self.settings, self.report = dataset, encoder, settings, report
+
+    @cached_property
+    def identity(self) -> str:
+        """The embedding cache's key: computed without weights."""
+        return embed.key(self.dataset, self.encoder.spec.card, self.encoder.encoder.identity())
+
+    @cached_property
+    def reference(self) -> results.Reference:
+        return results.reference(self.dataset)
+
+    @cached_property
+    def inputs(self) -> trials.Inputs:
+        """What routers see. Test labels and costs are not in it."""
+        what = f"{self.dataset.name} x {self.encoder.label}"
+        embeddings = embed.embed(
+            self.dataset,
+            self.encoder.spec,
+            self.encoder.encoder,
+            device=self.settings.device,
+            progress=lambda done, total: self.report.embedding(what, done, total),
+        )
+        for notice in embeddings.notices:
+            self.report.note(notice)
+        train, val, test = self.dataset.train, self.dataset.val, self.dataset.test
+        models = self.dataset.models
+        return trials.Inputs(
+            train=Labelled(
+                X=embeddings.train, texts=train.queries, Y=train.labels, C=train.costs, models=models
+            ),
+            val=Labelled(X=embeddings.val, texts=val.queries, Y=val.labels, C=val.costs, models=models),
+            val_queries=Queries(X=embeddings.val, texts=val.queries),
+            test_queries=Queries(X=embeddings.test, texts=test.queries),
+            device=self.settings.device,
+        )
+
+
+class Cell:
+    """A router on a (benchmark, encoder)."""
+
+    def __init__(self, pair: Pair, plugin: Plugin, store: Store) -> None:
+        self.pair, self.plugin, self.store = pair, plugin, store
+        self.spec: RouterSpec = plugin.spec
+        self.title = f"{self.spec.name} on {pair.dataset.name} x {pair.encoder.label}"
+        self._failed: dict[Trial, Failed] = {}
+        self._done: dict[Trial, float] = {}  # finished trials that the protocol asked for -> seconds
+
+    @cached_property
+    def cell_key(self) -> str:
+        return digest([self.pair.dataset.fingerprint, self.pair.identity, self.spec.name])
+
+    def identify(self, trial: Trial) -> Identity:
+        """Everything that decides the trial's scores."""
+        source = self.plugin.source
+        return Identity(
+            cell=self.cell_key,
+            decided_by={
+                "protocol": protocol.VERSION,
+                "benchmark": self.pair.dataset.fingerprint,
+                "embeddings": self.pair.identity,
+                "router": self.spec.name,
+                "distribution": source.distribution,
+                "version": self.spec.card.version,
+                "code": self.plugin.code,
+                "shared code": _shared_code(),
+                "variant": dataclasses.asdict(trial.variant),
+                "seed": trial.seed,
+                "device": self.pair.settings.device,
+                "packages": _packages(),
+            },
+        )
+
+    def evaluate(self, failures: list[Failure]) -> CellResult | None:
+        """Both stages and the result. Failed trials are added to `failures`; None where no variant finished."""
+        with self.store.only_me(
+            self.cell_key, waiting=lambda: self.pair.report.note(f"{self.title}: another rph is at it; waiting")
+        ):
+            selection = protocol.select(
+                self.spec.grid,
+                deterministic=self.spec.card.deterministic,
+                preset=self.pair.settings.preset,
+                val_accuracies=self._val_accuracies,
+            )
+        failures += [
+            Failure(
+                what=self.title,
+                error=RphError(f"trial failed: {failed.reason}", fix="the next run tries it again"),
+                traceback=failed.traceback,
+            )
+            for failed in self._failed.values()
+        ]
+        if selection is None:
+            raise RphError(
+                f"{self.title}: no variant finished",
+                why=f"{len(self._failed)} trial(s) failed",
+                fix="repair the router (tracebacks above), then run the same command",
+            )
+        return self._result(selection)
+
+    def _val_accuracies(self, wanted: Sequence[Trial]) -> list[float | None]:
+        accuracies: dict[Trial, float | None] = {}
+        missing = []
+        for trial in wanted:
+            stored = self.store.get(self.identify(trial))
+            if stored is not None:
+                accuracies[trial] = self._finish(trial, stored)
+            elif trial not in self._failed:
+                missing.append(trial)
+        if missing and not self.pair.settings.train:
+            raise RphError(
+                f"{self.title}: {len(missing)} of {len(wanted)} trials are not in the store",
+                why="`rph score` trains nothing",
+                fix="run `rph eval` with the same options first",
+            )
+        done = len(wanted) - len(missing)
+        if missing:
+            self.pair.report.trial(self.title, done, len(wanted))
+            for batch in trials.run(self.spec, missing, self.pair.inputs):
+                self.store.put([(self.identify(trial), outcome) for trial, outcome in batch])
+                for trial, outcome in batch:
+                    if isinstance(outcome, Scored):
+                        accuracies[trial] = self._finish(trial, outcome)
+                    else:
+                        self._failed[trial] = outcome
+                done += len(batch)
+                self.pair.report.trial(self.title, done, len(wanted))
+        return [accuracies.get(trial) for trial in wanted]
+
+    def _finish(self, trial: Trial, scored: Scored) -> float | None:
+        self._done[trial] = scored.seconds
+        dataset = self.pair.dataset
+        return results.routing_accuracy(scored.val, dataset.val, dataset.train)
+
+    def _result(self, selection: protocol.Selection) -> CellResult:
+        pair, card, source = self.pair, self.spec.card, self.plugin.source
+        dataset, settings = pair.dataset, pair.settings
+        measured = []
+        for trial in selection.trials:
+            scored = self.store.get(self.identify(trial))
+            if scored is None:
+                raise RphError(
+                    f"{self.title}: the scores just stored cannot be read back",
+                    why="; ".join(self.store.notices[-1:]),
+                    fix="check the disk, then run the same command",
+                )
+            measured.append(
+                results.measure(dataset, card, scored, realised_selector=settings.realised_selector)
+            )
+        return CellResult(
+            bench=dataset.name,
+            subset=dataset.subset,
+            bench_fingerprint=dataset.fingerprint,
+            router=card.name,
+            router_distribution=source.distribution,
+            router_version=source.version,
+            encoder=pair.encoder.label,
+            encoder_identity=pair.encoder.encoder.identity(),
+            protocol=settings.preset.name,
+            protocol_version=protocol.VERSION,
+            models=dataset.models,
+            variant=dataclasses.asdict(selection.variant),
+            variant_name=variant_name(selection.variant),
+            deterministic=card.deterministic,
+            seeds=tuple(trial.seed for trial in selection.trials),
+            test_accuracy_std=results.accuracy_std(measured, deterministic=card.deterministic),
+            val_accuracy=selection.val_accuracy,
+            score_scale="native" if card.calibrated else "sigmoid fitted on val",
+            selector_cost="realised (oracle leak)" if settings.realised_selector else "train mean",
+            reference=pair.reference,
+            per_seed=tuple(measured),
+            seconds=sum(self._done.values()),
+            trials=len(self._done),
+            failed_trials=tuple(failed.reason for failed in self._failed.values()),
+            times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
+            device=settings.device,
+            packages=_packages(),
+            **results.summary(measured, pair.reference, dataset.models),
+        )
+
+
+def _packages() -> dict[str, str]:
+    return {OURS: version(OURS), **{name: version(name) for name in PACKAGES}}
+
+
+def _shared_code() -> str:
+    return digest([disk.sha256_file(Path(str(module.__file__))) for module in SHARED_CODE])

@@ -1,0 +1,247 @@
+"""The run store: every finished trial, kept so that nothing is trained twice and every number can be computed again.
+
+A folder with `trials.sqlite` (one row per trial; WAL) and `scores/` (one npz per finished trial: its val and
+test scores). The scores are written first and whole, the row after them, several rows in one transaction: a
+kill at any moment leaves a trial done or not done. Only success counts as done; a failed trial keeps its
+traceback and is tried again by the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from rph import disk
+from rph.errors import RphError
+
+if TYPE_CHECKING:
+    from rph.api import Float32
+
+SCHEMA = 1
+WAIT = 60.0  # seconds to wait for another process's short write
+CREATE = """
+CREATE TABLE trials (
+    key TEXT PRIMARY KEY,      -- hash of everything that decides the result
+    cell TEXT NOT NULL,        -- hash of (benchmark, router name, encoder): the key without code, variant and seed
+    status TEXT NOT NULL CHECK (status IN ('done', 'failed')),
+    decided_by TEXT NOT NULL,  -- JSON: what the key is the hash of
+    sha256 TEXT,               -- of the npz file, where done
+    seconds REAL NOT NULL,
+    traceback TEXT,            -- where failed
+    attempts INTEGER NOT NULL DEFAULT 1,
+    finished_at REAL NOT NULL
+);
+CREATE INDEX trials_cell ON trials (cell);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which trial: what decides its result, and the cell it belongs to."""
+
+    cell: str
+    decided_by: dict[str, Any]  # JSON-able
+
+    @property
+    def key(self) -> str:
+        return digest(self.decided_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A finished trial: its scores on the val and the test queries."""
+
+    val: Float32  # [N_val, K]
+    test: Float32  # [N_test, K]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A trial that raised, or whose scores broke the contract."""
+
+    reason: str  # one line
+    traceback: str
+    seconds: float
+
+
+def digest(content: Any) -> str:
+    """Hex sha256 of the canonical JSON of `content`."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Store:
+    """One run store. Opening creates it; several processes may use it at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notices: list[str] = []  # damage found and repaired, for the user to read
+        path = folder / "trials.sqlite"
+        with disk.disk_errors("opening the run store", folder), _explained(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._create()
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA:
+            raise RphError(
+                f"run store {str(folder)!r} has schema version {version}; this rph reads version {SCHEMA}",
+                why="it was written by another version of rph",
+                fix="use that version, or give another folder with --store",
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _create(self) -> None:
+        with self._transaction():
+            if self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'trials'").fetchone()[0] == 0:
+                for statement in CREATE.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def get(self, identity: Identity) -> Scored | None:
+        """The finished trial, or None where it is not done. Damaged scores are dropped, said, and count as not done."""
+        with _explained(self.folder / "trials.sqlite"):
+            row = self._db.execute(
+                "SELECT sha256, seconds FROM trials WHERE key = ? AND status = 'done'", (identity.key,)
+            ).fetchone()
+        if row is None:
+            return None
+        path = self._scores_path(identity.key)
+        if not path.is_file() or disk.sha256_file(path) != row[0]:
+            self.notices.append(
+                f"the stored scores {path} were missing or damaged; that trial is trained again"
+            )
+            with _explained(self.folder / "trials.sqlite"), self._transaction():
+                self._db.execute("DELETE FROM trials WHERE key = ?", (identity.key,))
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return Scored(val=arrays["val"], test=arrays["test"], seconds=row[1])
+
+    def put(self, outcomes: Sequence[tuple[Identity, Scored | Failed]]) -> None:
+        """Record trials that were run together: all of them or, on a kill or an error, none."""
+        rows = [self._row(identity, outcome) for identity, outcome in outcomes]
+        with disk.disk_errors("recording trials", self.folder), _explained(self.folder / "trials.sqlite"):
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT INTO trials (key, cell, status, decided_by, sha256, seconds, traceback, finished_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET status = excluded.status, sha256 = excluded.sha256,"
+                    " seconds = excluded.seconds, traceback = excluded.traceback,"
+                    " attempts = attempts + 1, finished_at = excluded.finished_at",
+                    rows,
+                )
+
+    def _row(self, identity: Identity, outcome: Scored | Failed) -> tuple[Any, ...]:
+        sha256 = traceback = None
+        if isinstance(outcome, Scored):
+            path = self._scores_path(identity.key)
+            with disk.new_file(path, "storing a trial's scores") as temporary:
+                with temporary.open("wb") as file:
+                    np.savez(file, val=outcome.val, test=outcome.test)
+                sha256 = disk.sha256_file(temporary)
+        else:
+            traceback = outcome.traceback
+        status = "done" if sha256 else "failed"
+        decided_by = json.dumps(identity.decided_by, sort_keys=True)
+        return (
+            identity.key,
+            identity.cell,
+            status,
+            decided_by,
+            sha256,
+            outcome.seconds,
+            traceback,
+            time.time(),
+        )
+
+    def _scores_path(self, key: str) -> Path:
+        return self.folder / "scores" / key[:2] / f"{key}.npz"
+
+    def times_test_was_scored(self, cell: str) -> int:
+        """How many finished trials of a cell have test scores here, over every version of the router's code."""
+        with _explained(self.folder / "trials.sqlite"):
+            row = self._db.execute(
+                "SELECT count(*) FROM trials WHERE cell = ? AND status = 'done'", (cell,)
+            ).fetchone()
+        return int(row[0])
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are done and how many failed."""
+        with _explained(self.folder / "trials.sqlite"):
+            rows = self._db.execute("SELECT status, count(*) FROM trials GROUP BY status").fetchall()
+        return {"done": 0, "failed": 0, **dict(rows)}
+
+    def problems(self) -> list[str]:
+        """What a full check finds: a damaged database, scores that are missing or damaged. Empty = sound."""
+        with _explained(self.folder / "trials.sqlite"):
+            found = [row[0] for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+            rows = self._db.execute("SELECT key, sha256 FROM trials WHERE status = 'done'").fetchall()
+        for key, sha256 in rows:
+            path = self._scores_path(key)
+            if not path.is_file():
+                found.append(f"scores missing: {path}")
+            elif disk.sha256_file(path) != sha256:
+                found.append(f"scores damaged: {path}")
+        return found
+
+    @contextmanager
+    def only_me(self, cell: str, waiting: Any) -> Iterator[None]:
+        """Hold a cell, so that two processes never train the same trials. `waiting()` is called once if another has it.
+
+        The lock is the operating system's: a killed process holds nothing.
+        """
+        folder = self.folder / "locks"
+        with disk.disk_errors("locking a cell", folder):
+            folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / f"{cell}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors about the database file into errors that say what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "full" in text:
+            why, fix = text, "free some space; the same command then continues, nothing finished is lost"
+        elif "locked" in text or "busy" in text:
+            why, fix = f"{text} for {WAIT:g} s", "wait for the other rph process, then run the same command"
+        elif "readonly" in text or "unable to open" in text:
+            why, fix = text, "make the folder writable, or give another with --store"
+        else:
+            why = f"{text}: the file is damaged or not a run store"
+            fix = "move it away (or restore a copy) and run the same command; scores/ is not affected"
+        raise RphError(f"run store {str(path)!r} cannot be used", why=why, fix=fix) from error
