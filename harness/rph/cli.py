@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,9 +143,7 @@ def score(
     Example: rph score --router knn --bench synthetic --encoder lsa
     """
     if selector_cost not in ("train-mean", "realised"):
-        raise UsageError(
-            f"--selector-cost {selector_cost!r} is not known", fix="give train-mean or realised"
-        )
+        raise UsageError(f"--selector-cost {selector_cost!r} is not known", fix="give train-mean or realised")
     registry = _registry(plugin, strict_plugins)
     with _progress() as progress, _interruptible():
         outcome = _evaluate(
@@ -196,8 +195,6 @@ def embed(
                     device=on,
                     progress=lambda done, total, what=what: progress.embedding(what, done, total),  # type: ignore[misc]
                 )
-                for notice in made.notices:
-                    progress.note(notice)
                 rows.append(
                     {
                         "bench": dataset.name,
@@ -313,7 +310,9 @@ def _progress() -> Iterator[Progress]:
     from rich.console import Console
 
     progress = Progress(Console(stderr=True))
-    with progress.bars:
+    with progress.bars, warnings.catch_warnings():
+        # One line each, above the bars: a damaged cache entry that was rebuilt, a library's complaint.
+        warnings.showwarning = lambda message, *_, **__: progress.note(str(message))
         yield progress
 
 
@@ -399,7 +398,9 @@ def show(
         close = difflib.get_close_matches(name, every, n=3)
         raise UsageError(
             f"no router, encoder or benchmark is named {name!r}",
-            why=f"did you mean {' or '.join(map(repr, close))}?" if close else f"installed: {', '.join(every)}",
+            why=f"did you mean {' or '.join(map(repr, close))}?"
+            if close
+            else f"installed: {', '.join(every)}",
             fix="`rph list routers`, `rph list encoders` and `rph list benchmarks` name them all",
         )
     cards = []

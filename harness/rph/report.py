@@ -69,7 +69,10 @@ def _leaderboard(cells: list[CellResult]) -> Table:
             values.append("n/a" if cell.cost is None else f"{1000 * cell.cost:.3g}")
         values += [number(cell.bce, 3), f"{cell.seconds:.1f}", cell.variant_name]
         row(values)
-    row(["", f"best single: {reference.best_single_model}", percent(reference.best_single), percent(0.0)], BASELINE)
+    row(
+        ["", f"best single: {reference.best_single_model}", percent(reference.best_single), percent(0.0)],
+        BASELINE,
+    )
     row(["", "random", percent(reference.random)], BASELINE)
     return table
 

@@ -20,7 +20,11 @@ from rph.api import RouterCard, RoutingDataset, Split
 from rph.store import Scored
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rph.api import Float32
+
+    Array = NDArray[np.floating[Any]]
 
 Utilities = dict[str, float | None]  # lambda, as "0.2" -> mean realised utility
 
@@ -155,13 +159,7 @@ def measure(
     accuracy = metrics.accuracy(route, test.labels)
     hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
     counts = metrics.selection_counts(route, K)
-    if card.calibrated:
-        P = np.clip(scored.test, 0, 1)
-    else:
-        a, b = metrics.fit_sigmoid(scored.val, dataset.val.labels)
-        P = metrics.apply_sigmoid(scored.test, a, b)
-    utility = _utilities(dataset, P, prior, realised_selector)
-    native = None
+    P, native = _probabilities(dataset, card, scored), None
     if not card.calibrated:
         native = _utilities(dataset, metrics.row_minmax(scored.test), prior, realised_selector)
     return Measured(
@@ -172,15 +170,23 @@ def measure(
         hard_accuracy=metrics.accuracy(route[hard], test.labels[hard]).value,
         easy_accuracy=metrics.accuracy(route[easy], test.labels[easy]).value,
         cost=None if test.costs is None else metrics.cost(route, test.costs).value,
-        utility=utility,
+        utility=_utilities(dataset, P, prior, realised_selector),
         utility_native=native,
         selections=tuple(int(count) for count in counts),
         selection_entropy=metrics.selection_entropy(counts),
     )
 
 
+def _probabilities(dataset: RoutingDataset, card: RouterCard, scored: Scored) -> Array:
+    """Test scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on val."""
+    if card.calibrated:
+        return np.clip(scored.test, 0, 1)  # trials.py refused anything beyond rounding
+    a, b = metrics.fit_sigmoid(scored.val, dataset.val.labels)
+    return metrics.apply_sigmoid(scored.test, a, b)
+
+
 def _utilities(
-    dataset: RoutingDataset, scores: Float32, prior: Any, realised_selector: bool
+    dataset: RoutingDataset, scores: Array, prior: Any, realised_selector: bool
 ) -> Utilities | None:
     train, test = dataset.train, dataset.test
     if train.costs is None or test.costs is None:

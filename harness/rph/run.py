@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rph import arrays, clusters, disk, embed, heads, neighbours, protocol, results, table, trials
-from rph.api import Encoder, EncoderSpec, Labelled, Queries, RouterSpec, RoutingDataset, Split, Trial, variant_name
+from rph.api import (
+    Encoder,
+    EncoderSpec,
+    Labelled,
+    Queries,
+    RouterSpec,
+    RoutingDataset,
+    Split,
+    Trial,
+    variant_name,
+)
 from rph.errors import RphError, UsageError
 from rph.registry import OURS, Kind, Plugin, Registry
 from rph.results import CellResult
@@ -75,7 +85,9 @@ class Settings:
     device: str  # cpu or cuda
     train: bool = True  # False: compute from stored scores only
     realised_selector: bool = False  # choose by realised test cost: an oracle leak, for comparison
-    prices: dict[str, float] = field(default_factory=dict)  # US dollars per call, for a benchmark without costs
+    prices: dict[str, float] = field(
+        default_factory=dict
+    )  # US dollars per call, for a benchmark without costs
 
 
 # --- names to things --------------------------------------------------------------------------------
@@ -93,7 +105,9 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise UsageError(
-                f"{text!r} cannot be read", why=f"{part!r} is not key=value", fix="write name:key=value,key=value"
+                f"{text!r} cannot be read",
+                why=f"{part!r} is not key=value",
+                fix="write name:key=value,key=value",
             )
         options[key] = value
     return name, options
@@ -127,14 +141,15 @@ def load_benchmark(registry: Registry, text: str) -> RoutingDataset:
     """A benchmark by name, with options, or by the path of a routing-table/1 folder."""
     path = Path(text).expanduser()
     if path.is_dir():
-        return table.read(path)
+        dataset: RoutingDataset = table.read(path)
+        return dataset
     name, options = parse_name(text)
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(
             f"benchmark folder {text!r} does not exist", fix="give a folder with a bench.yaml, or a name"
         )
     plugin = registry.load("benchmark", name)
-    dataset: RoutingDataset = plugin.spec.load(**typed_options(plugin.spec.load, options, f"benchmark {name!r}"))
+    dataset = plugin.spec.load(**typed_options(plugin.spec.load, options, f"benchmark {name!r}"))
     table.check(dataset)
     return dataset
 
@@ -171,7 +186,9 @@ def resolve_device(name: str) -> str:
         raise UsageError(f"device {name!r} is not known", fix="--device auto, cpu or cuda")
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise UsageError("--device cuda: no CUDA device is visible", fix="use --device auto, or check the driver")
+        raise UsageError(
+            "--device cuda: no CUDA device is visible", fix="use --device auto, or check the driver"
+        )
     return "cuda" if has_cuda and name != "cpu" else "cpu"
 
 
@@ -277,8 +294,6 @@ class Pair:
             device=self.settings.device,
             progress=lambda done, total: self.report.embedding(what, done, total),
         )
-        for notice in embeddings.notices:
-            self.report.note(notice)
         train, val, test = self.dataset.train, self.dataset.val, self.dataset.test
         models = self.dataset.models
         return trials.Inputs(
@@ -330,7 +345,8 @@ class Cell:
     def evaluate(self, failures: list[Failure]) -> CellResult | None:
         """Both stages and the result. Failed trials are added to `failures`; None where no variant finished."""
         with self.store.only_me(
-            self.cell_key, waiting=lambda: self.pair.report.note(f"{self.title}: another rph is at it; waiting")
+            self.cell_key,
+            waiting=lambda: self.pair.report.note(f"{self.title}: another rph is at it; waiting"),
         ):
             selection = protocol.select(
                 self.spec.grid,

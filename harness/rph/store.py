@@ -106,7 +106,10 @@ class Store:
 
     def _create(self) -> None:
         with self._transaction():
-            if self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'trials'").fetchone()[0] == 0:
+            if (
+                self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'trials'").fetchone()[0]
+                == 0
+            ):
                 for statement in CREATE.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -143,16 +146,15 @@ class Store:
     def put(self, outcomes: Sequence[tuple[Identity, Scored | Failed]]) -> None:
         """Record trials that were run together: all of them or, on a kill or an error, none."""
         rows = [self._row(identity, outcome) for identity, outcome in outcomes]
-        with disk.disk_errors("recording trials", self.folder), _explained(self.folder / "trials.sqlite"):
-            with self._transaction():
-                self._db.executemany(
-                    "INSERT INTO trials (key, cell, status, decided_by, sha256, seconds, traceback, finished_at)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-                    " ON CONFLICT (key) DO UPDATE SET status = excluded.status, sha256 = excluded.sha256,"
-                    " seconds = excluded.seconds, traceback = excluded.traceback,"
-                    " attempts = attempts + 1, finished_at = excluded.finished_at",
-                    rows,
-                )
+        with _explained(self.folder / "trials.sqlite"), self._transaction():
+            self._db.executemany(
+                "INSERT INTO trials (key, cell, status, decided_by, sha256, seconds, traceback, finished_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET status = excluded.status, sha256 = excluded.sha256,"
+                " seconds = excluded.seconds, traceback = excluded.traceback,"
+                " attempts = attempts + 1, finished_at = excluded.finished_at",
+                rows,
+            )
 
     def _row(self, identity: Identity, outcome: Scored | Failed) -> tuple[Any, ...]:
         sha256 = traceback = None

@@ -57,12 +57,11 @@ def _together(spec: RouterSpec, trials: list[Trial], inputs: Inputs) -> Outcomes
         if len(val) != len(trials) or len(test) != len(trials):
             return None
         scored = [_scored(spec, v, t, inputs) for v, t in zip(val, test, strict=True)]
-    except Exception:
+    except Exception:  # noqa: BLE001 - a plugin may raise anything
         return None  # the reason shows where each trial is run alone
     seconds = (time.perf_counter() - start) / len(trials)
     return [
-        (trial, Scored(val=v, test=t, seconds=seconds))
-        for trial, (v, t) in zip(trials, scored, strict=True)
+        (trial, Scored(val=v, test=t, seconds=seconds)) for trial, (v, t) in zip(trials, scored, strict=True)
     ]
 
 
@@ -70,19 +69,15 @@ def _alone(spec: RouterSpec, trial: Trial, inputs: Inputs) -> Scored | Failed:
     start = time.perf_counter()
     try:
         router = spec.router()
-        router.fit(
-            inputs.train, inputs.val, variant=trial.variant, seed=trial.seed, device=inputs.device
-        )
+        router.fit(inputs.train, inputs.val, variant=trial.variant, seed=trial.seed, device=inputs.device)
         val, test = _scored(
             spec, router.scores(inputs.val_queries), router.scores(inputs.test_queries), inputs
         )
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
         reason = (
             f"{spec.name} {variant_name(trial.variant)} seed {trial.seed}: {type(error).__name__}: {error}"
         )
-        return Failed(
-            reason=reason, traceback=traceback.format_exc(), seconds=time.perf_counter() - start
-        )
+        return Failed(reason=reason, traceback=traceback.format_exc(), seconds=time.perf_counter() - start)
     return Scored(val=val, test=test, seconds=time.perf_counter() - start)
 
 
