@@ -1,0 +1,154 @@
+"""Trials of a router: alone or together, and what a failure may and may not take with it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from rph.api import Labelled, Queries, RouterCard, RouterSpec, Trial
+from rph.store import Failed, Scored
+from rph.trials import Inputs, run
+
+K = 3
+CARD = RouterCard(
+    name="toy",
+    title="a toy",
+    paper="none",
+    year=2026,
+    family="toy",
+    licence="MIT",
+    deterministic=False,
+    calibrated=True,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    value: float = 0.5
+    fault: str = ""
+
+
+def faulty(scores, fault):
+    if fault == "raise":
+        raise RuntimeError("broken on purpose")
+    if fault == "nan":
+        scores[1, 2] = np.nan
+    if fault == "infinite":
+        scores[0, 0] = np.inf
+    if fault == "columns":
+        return scores[:, :2]
+    if fault == "rows":
+        return scores[:-1]
+    if fault == "integers":
+        return scores.astype(int)
+    if fault == "not a probability":
+        return scores + 1
+    return scores
+
+
+class Toy:
+    def fit(self, train, val, *, variant, seed, device):
+        self.variant = variant
+
+    def scores(self, queries):
+        return faulty(np.full((len(queries), K), self.variant.value, np.float64), self.variant.fault)
+
+
+class Group:
+    def __init__(self, trials):
+        self.trials = trials
+
+    def scores(self, queries):
+        return [
+            faulty(np.full((len(queries), K), trial.variant.value, np.float32), trial.variant.fault)
+            for trial in self.trials
+        ]
+
+
+def inputs():
+    X = np.eye(4, dtype=np.float32)
+    labelled = Labelled(
+        X=X, texts=list("abcd"), Y=np.ones((4, K), np.float32), C=None, models=("a", "b", "c")
+    )
+    queries = Queries(X=X, texts=list("abcd"))
+    return Inputs(train=labelled, val=labelled, val_queries=queries, test_queries=queries, device="cpu")
+
+
+def spec(fit_many=None):
+    return RouterSpec(card=CARD, grid=(Config(),), router=Toy, fit_many=fit_many)
+
+
+def outcomes(spec, trials):
+    batches = list(run(spec, trials, inputs()))
+    return [len(batch) for batch in batches], dict(pair for batch in batches for pair in batch)
+
+
+def trials_of(*configs, seeds=(42,)):
+    return [Trial(variant=config, seed=seed) for seed in seeds for config in configs]
+
+
+FAULTS = {
+    "raise": "RuntimeError: broken on purpose",
+    "nan": "1 of 12 scores are NaN or infinite",
+    "infinite": "1 of 12 scores are NaN or infinite",
+    "columns": r"shape \(4, 2\), not \(4, 3\)",
+    "rows": r"shape \(3, 3\), not \(4, 3\)",
+    "integers": "not floating point",
+    "not a probability": "the card says calibrated",
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_keeps_its_traceback_and_loses_no_other_trial(fault, together):
+    import re
+
+    fit_many = (lambda train, val, trials, device: Group(trials)) if together else None
+    trials = trials_of(Config(0.1), Config(0.2, fault), Config(0.3))
+    sizes, found = outcomes(spec(fit_many), trials)
+    assert sizes == [1, 1, 1]
+    good, bad, also_good = (found[trial] for trial in trials)
+    assert isinstance(good, Scored) and isinstance(also_good, Scored)
+    assert (good.val[0, 0], also_good.test[0, 0]) == (np.float32(0.1), np.float32(0.3))
+    assert isinstance(bad, Failed)
+    assert re.search(FAULTS[fault], bad.reason)
+    assert "seed 42" in bad.reason and "Traceback" in bad.traceback
+
+
+def test_scores_are_kept_as_float32():
+    _, found = outcomes(spec(), trials_of(Config(0.1)))
+    assert next(iter(found.values())).val.dtype == np.float32
+
+
+def test_a_group_is_one_batch_per_seed():
+    calls = []
+
+    def fit_many(train, val, trials, device):
+        calls.append(list(trials))
+        return Group(trials)
+
+    trials = trials_of(Config(0.1), Config(0.2), seeds=(42, 7))
+    sizes, found = outcomes(spec(fit_many), trials)
+    assert sizes == [2, 2]
+    assert calls == [trials[:2], trials[2:]]
+    assert [found[trial].val[0, 0] for trial in trials] == pytest.approx([0.1, 0.2, 0.1, 0.2])
+
+
+def test_a_single_trial_needs_no_group():
+    def fit_many(*_):
+        raise AssertionError("one trial is no group")
+
+    sizes, _ = outcomes(spec(fit_many), trials_of(Config(0.1)))
+    assert sizes == [1]
+
+
+def test_a_group_that_returns_too_few_is_run_one_by_one():
+    fit_many = lambda train, val, trials, device: Group(trials[:-1])
+    sizes, found = outcomes(spec(fit_many), trials_of(Config(0.1), Config(0.2)))
+    assert sizes == [1, 1]
+    assert all(isinstance(outcome, Scored) for outcome in found.values())
+
+
+def test_what_a_router_sees_holds_no_test_labels():
+    names = {field for field in vars(inputs().test_queries)}
+    assert names == {"X", "texts"}

@@ -1,0 +1,145 @@
+"""A small benchmark, and a plugin file with a toy encoder and toy routers, for tests of the harness itself."""
+
+import numpy as np
+import pandas as pd
+import yaml
+
+MODELS = ("small", "middle", "large")
+SIZES = {"train": 60, "val": 24, "test": 30}
+
+
+def tables(costs=True, seed=0):
+    """Split name -> DataFrame in routing-table/1 form: 'small' is right on even queries, 'large' mostly."""
+    rng = np.random.default_rng(seed)
+    frames, start = {}, 0
+    for name, n in SIZES.items():
+        numbers = np.arange(start, start + n)
+        start += n
+        frame = pd.DataFrame(
+            {"id": [f"q{i}" for i in numbers], "query": [f"number {i}" for i in numbers], "task": "count"}
+        )
+        frame["correct/small"] = (numbers % 2 == 0).astype(float)
+        frame["correct/middle"] = (numbers % 3 == 0).astype(float)
+        frame["correct/large"] = (rng.random(n) < 0.7).astype(float)
+        if costs:
+            frame["cost/small"], frame["cost/middle"], frame["cost/large"] = 0.001, 0.002, 0.01
+        frames[name] = frame
+    return frames
+
+
+def write_bench(folder, frames=None, **changes):
+    """Write a routing-table/1 folder; `changes` replace or (None) remove keys of bench.yaml."""
+    frames = tables() if frames is None else frames
+    folder.mkdir(parents=True)
+    for name, frame in frames.items():
+        frame.to_parquet(folder / f"{name}.parquet")
+    has_costs = any(column.startswith("cost/") for column in frames["train"])
+    meta = {
+        "format": "routing-table/1",
+        "name": "toy",
+        "models": list(MODELS),
+        "costs": "usd" if has_costs else None,
+        "splits": {name: f"{name}.parquet" for name in frames},
+    }
+    meta |= changes
+    dropped = {key for key, value in changes.items() if value is None and key != "costs"}
+    meta = {key: value for key, value in meta.items() if key not in dropped}
+    (folder / "bench.yaml").write_text(yaml.safe_dump(meta))
+    return folder
+
+
+# TOY_LOG names a file that every training and every encoded text is written to, one line each.
+PLUGIN = '''
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+import rph
+
+
+def log(line):
+    if "TOY_LOG" in os.environ:
+        with open(os.environ["TOY_LOG"], "a") as file:
+            file.write(line + "\\n")
+
+
+class Numbers:
+    """The number in the text: its remainders modulo 2 and 3, one-hot."""
+
+    def identity(self):
+        return "numbers"
+
+    def fit(self, train_texts):
+        raise AssertionError("not a fitted encoder")
+
+    def encode(self, texts, *, device):
+        for text in texts:
+            log("encode " + text)
+        numbers = np.array([int(text.split()[1]) for text in texts])
+        return np.concatenate([np.eye(2)[numbers % 2], np.eye(3)[numbers % 3]], axis=1).astype(np.float32)
+
+
+@rph.hookimpl
+def register_encoder():
+    return rph.EncoderSpec(
+        card=rph.EncoderCard(
+            name="numbers", title="a toy", hf_id="", revision="", dim=5, pooling="none", normalise=False,
+            prefix="", max_tokens=None, dtype="float32", licence="MIT", citation="none",
+        ),
+        build=Numbers,
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    noise: float = 0.0
+    fault: str = ""
+
+
+class Toy:
+    """Least squares on the embedding, plus noise of the seed."""
+
+    def fit(self, train, val, *, variant, seed, device):
+        log(f"fit {variant.noise:g} {variant.fault} {seed}")
+        if variant.fault == "raise":
+            raise RuntimeError("this variant is broken")
+        self.fault = variant.fault
+        Y = np.where(np.isnan(train.Y), 0.5, train.Y)
+        self.weights = np.linalg.lstsq(train.X, Y, rcond=None)[0].astype(np.float32)
+        rng = np.random.default_rng(seed)
+        self.weights += variant.noise * rng.normal(size=self.weights.shape).astype(np.float32)
+
+    def scores(self, queries):
+        scores = queries.X @ self.weights
+        if self.fault == "nan":
+            scores[0, 0] = np.nan
+        if self.fault == "shape":
+            scores = scores[:, :-1]
+        return scores
+
+    def state(self):
+        return {"weights": self.weights}
+
+
+GRID = GRID_HERE
+
+
+@rph.hookimpl
+def register_router():
+    return rph.RouterSpec(
+        card=rph.RouterCard(
+            name="toy", title="a toy", paper="none", year=2026, family="toy", licence="MIT",
+            deterministic=False, calibrated=False,
+        ),
+        grid=GRID,
+        router=Toy,
+    )
+'''
+GRID = "tuple(Config(noise=noise) for noise in (0.0, 0.01, 0.02, 0.5, 1.0, 2.0, 3.0))"
+
+
+def write_plugin(path, grid=GRID):
+    """Write the plugin file; `grid` is the source of the toy router's grid."""
+    path.write_text(PLUGIN.replace("GRID_HERE", grid))
+    return path
