@@ -1,0 +1,162 @@
+"""K-means on embeddings, on the device the data is on: several routers share it.
+
+Lloyd's algorithm from greedy k-means++ starts, with scikit-learn's rules for starting, stopping and empty
+clusters, so that its results compare (a test holds the inertia to scikit-learn's). What differs: all restarts
+choose their starting centres together, and there are never more centres than distinct rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rph.arrays import model_means
+from rph.lazy import np, torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rph.api import Float32
+
+BLOCK = 1 << 20  # similarities [rows, C] held at once: 4 MB
+ITERATIONS = 100
+TOLERANCE = 1e-4  # movement of the centres that ends the iterations, relative to the mean variance of X
+SAME_POINT = 1e-6  # squared distances below this share of the largest squared norm are rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering:
+    """Centres and which of them each row is nearest to."""
+
+    centres: torch.Tensor  # [C, d]
+    assignment: torch.Tensor  # [N] int64, of the rows that were clustered
+    inertia: float  # sum of squared distances of the rows to their centres
+
+
+def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator, restarts: int = 10) -> Clustering:
+    """X [N, d] -> the best of `restarts` clusterings by inertia.
+
+    Fewer than `clusters` centres come back where X has fewer distinct rows. `generator` is on the CPU whatever
+    the device of X, so that a seed means the same starts everywhere.
+    """
+    starts = _plus_plus(X, min(clusters, len(X)), restarts, generator)
+    tolerance = TOLERANCE * float(X.var(dim=0, correction=0).mean())
+    return min((_lloyd(X, start, tolerance) for start in starts), key=lambda found: found.inertia)
+
+
+def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """X [N, d], centres [C, d] -> [N] int64, the nearest centre of each row; ties go to the lower index."""
+    # |x - c|^2 is smallest where x.c - |c|^2 / 2 is largest: |x|^2 is the same for every centre.
+    offset = -centres.square().sum(dim=1) / 2  # [C]
+    return torch.cat([torch.addmm(offset, X[rows], centres.T).argmax(dim=1) for rows in _blocks(X, centres)])
+
+
+def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrinkage: float) -> Float32:
+    """Y [N, K] labels, assignment [N] -> [C, K] mean observed label of each model in each cluster.
+
+    `shrinkage` counts as that many more labels at the model's mean p_m. A cluster without a label of a model
+    gives p_m.
+    """
+    members = assignment.cpu()
+    seen = ~np.isnan(Y)
+
+    def sums(values: NDArray[Any]) -> NDArray[np.float64]:  # [N, K] -> [C, K]
+        total = torch.zeros(clusters, Y.shape[1], dtype=torch.float64)
+        return total.index_add_(0, members, torch.from_numpy(values.astype(np.float64))).numpy()
+
+    prior = np.broadcast_to(model_means(Y), (clusters, Y.shape[1]))  # [C, K]
+    weight = sums(seen) + shrinkage
+    total = sums(np.where(seen, Y, 0)) + shrinkage * prior
+    means = np.divide(total, weight, out=prior.astype(np.float64), where=weight > 0)
+    result: Float32 = means.astype(np.float32)
+    return result
+
+
+def _plus_plus(
+    X: torch.Tensor, clusters: int, restarts: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007): [C, d] starting centres for each of R restarts.
+
+    Each new centre is the best of T rows drawn with probability proportional to the squared distance D^2 to the
+    centres so far: the one that leaves the smallest sum of D^2.
+    """
+    trials = 2 + int(math.log(clusters))  # T, as scikit-learn
+    norms = X.square().sum(dim=1)  # [N]
+    rounding = SAME_POINT * float(norms.max())
+    every = torch.arange(restarts, device=X.device)
+    first = torch.randint(len(X), (restarts,), generator=generator).to(X.device)
+    draws = torch.rand((clusters, restarts, trials), generator=generator, dtype=torch.float64).to(X.device)
+
+    def distances(rows: torch.Tensor) -> torch.Tensor:  # [...] rows -> [..., N] squared distances to all of X
+        flat = rows.flatten()
+        found = torch.addmm(norms, X[flat], X.T, alpha=-2).add_(norms[flat, None])
+        # A row is at distance 0 from its duplicates, not at 1e-7: it would be drawn again once nothing else is left.
+        return torch.threshold_(found, rounding, 0.0).view(*rows.shape, -1)
+
+    chosen = [first]  # each [R]
+    closest = distances(first)  # [R, N] D^2
+    for draw in draws[1:]:
+        cumulative = closest.cumsum(dim=1, dtype=torch.float64)  # [R, N]
+        total = cumulative[:, -1:]
+        if not bool((total > 0).any()):
+            break  # every distinct row is a centre already
+        rows = torch.searchsorted(cumulative, draw * total, right=True).clamp_(max=len(X) - 1)  # [R, T]
+        closer = torch.minimum(distances(rows), closest[:, None])  # [R, T, N]
+        best = closer.sum(dim=2).argmin(dim=1)  # [R]
+        chosen.append(rows[every, best])
+        closest = closer[every, best]
+    for rows in torch.stack(chosen, dim=1):
+        yield X[rows]
+
+
+def _lloyd(X: torch.Tensor, centres: torch.Tensor, tolerance: float) -> Clustering:
+    """Assign rows to centres and move centres to the means of their rows until neither changes."""
+    assignment = nearest(X, centres)
+    for _ in range(ITERATIONS):
+        moved = _means(X, centres, assignment)
+        shift = float((moved - centres).square().sum())
+        centres, before = moved, assignment
+        assignment = nearest(X, centres)
+        if shift <= tolerance or torch.equal(assignment, before):
+            break
+    inertia = float(_squared_distances(X, centres, assignment).sum(dtype=torch.float64))
+    return Clustering(centres=centres, assignment=assignment, inertia=inertia)
+
+
+def _means(X: torch.Tensor, centres: torch.Tensor, assignment: torch.Tensor) -> torch.Tensor:
+    """[C, d] means of the rows assigned to each centre. A centre without rows moves to a row far from its own."""
+    counts = torch.bincount(assignment, minlength=len(centres))  # [C]
+    sums = _sums(X, assignment, counts)
+    empty = (counts == 0).nonzero()[:, 0]
+    if len(empty):
+        far = _squared_distances(X, centres, assignment).topk(len(empty)).indices
+        sums.index_add_(0, assignment[far], X[far], alpha=-1)  # these rows leave the clusters they were in
+        counts = counts - torch.bincount(assignment[far], minlength=len(centres))
+        sums[empty], counts[empty] = X[far], 1
+    # A cluster that gave all its rows away stays where it was.
+    return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+
+
+def _sums(X: torch.Tensor, assignment: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """[C, d] sums of the rows of each cluster, added in the same order every time."""
+    if X.is_cuda:  # index_add_ adds in any order there, and the result must be the seed's alone
+        return _sums_in_order(X, assignment, counts)
+    return X.new_zeros(len(counts), X.shape[1]).index_add_(0, assignment, X)
+
+
+def _sums_in_order(X: torch.Tensor, assignment: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    return torch.segment_reduce(X[assignment.argsort(stable=True)], "sum", lengths=counts, initial=0)
+
+
+def _squared_distances(X: torch.Tensor, centres: torch.Tensor, assignment: torch.Tensor) -> torch.Tensor:
+    """[N] squared distance of each row to its centre, from the difference itself: no cancellation."""
+    return torch.cat(
+        [(X[rows] - centres[assignment[rows]]).square_().sum(dim=1) for rows in _blocks(X, centres)]
+    )
+
+
+def _blocks(X: torch.Tensor, centres: torch.Tensor) -> Iterator[slice]:
+    rows = max(1, BLOCK // max(centres.shape))
+    return (slice(i, i + rows) for i in range(0, len(X), rows))

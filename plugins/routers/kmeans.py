@@ -1,0 +1,134 @@
+"""kmeans: a model's score is its mean label on the training queries of the query's cluster.
+
+Paper: Jitkrittum et al. 2025, UniRoute (arXiv:2502.08773), its k-means form: one minus a model's error rate in
+the cluster. Like theirs: Euclidean k-means on the query embeddings, no labels; one cluster per query. Unlike
+theirs: see `fidelity` on the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, UsageError, hookimpl
+from rph.clusters import Clustering, cluster_means, kmeans, nearest
+from rph.lazy import np, torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rph.api import Float32
+
+ROWS_PER_CLUSTER = 20  # a cluster of fewer queries on average says little about a model
+MANY_CLUSTERS = 300  # from here on, starts differ less and cost more
+
+
+@dataclass(frozen=True)
+class Config:
+    clusters: int = 100  # at most; never more than one per ROWS_PER_CLUSTER training queries
+    shrinkage: float = 5.0  # labels at the model's overall mean that each cluster counts besides its own
+
+
+GRID = (
+    *(Config(clusters) for clusters in (100, 5, 10, 20, 30, 50, 75, 150, 200, 300, 400, 600)),
+    *(Config(clusters, shrinkage=0.0) for clusters in (50, 100, 200)),
+)
+
+
+class KMeansRouter:
+    centres: torch.Tensor  # [C, d]
+    means: torch.Tensor  # [C, K]
+
+    def fit(self, train: Labelled, val: Labelled, *, variant: Config, seed: int, device: str) -> None:
+        X, Y = _labelled_rows(train, device)
+        self._learn(_cluster(X, _clusters(variant, X), seed), Y, variant)
+
+    def _learn(self, found: Clustering, Y: Float32, variant: Config) -> None:
+        means = cluster_means(Y, found.assignment, len(found.centres), shrinkage=variant.shrinkage)
+        self.centres = found.centres
+        self.means = torch.from_numpy(means).to(found.centres.device)
+
+    def scores(self, queries: Queries) -> Float32:
+        X = torch.tensor(queries.unit, device=self.centres.device)
+        result: Float32 = self.means[nearest(X, self.centres)].cpu().numpy()
+        return result
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return {"centres": self.centres.cpu().numpy(), "means": self.means.cpu().numpy()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]], *, variant: Config, device: str) -> KMeansRouter:
+        router = cls()
+        router.centres = torch.tensor(state["centres"], device=device)
+        router.means = torch.tensor(state["means"], device=device)
+        return router
+
+
+@dataclass(frozen=True)
+class KMeansGroup:
+    routers: Sequence[KMeansRouter]
+
+    def scores(self, queries: Queries) -> Sequence[Float32]:
+        return [router.scores(queries) for router in self.routers]
+
+
+def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> KMeansGroup:
+    """One clustering for all trials of equal seed and number of clusters; scores equal those of `fit`, bit for bit."""
+    X, Y = _labelled_rows(train, device)
+    found: dict[tuple[int, int], Clustering] = {}
+    routers = []
+    for trial in trials:
+        key = _clusters(trial.variant, X), trial.seed
+        if key not in found:
+            found[key] = _cluster(X, *key)
+        router = KMeansRouter()
+        router._learn(found[key], Y, trial.variant)
+        routers.append(router)
+    return KMeansGroup(routers)
+
+
+def _labelled_rows(train: Labelled, device: str) -> tuple[torch.Tensor, Float32]:
+    """The training queries that have a label at all: the others must change nothing."""
+    rows = ~np.isnan(train.Y).all(axis=1)
+    if not rows.any():
+        raise UsageError(
+            "kmeans cannot learn: no training query has a label",
+            why=f"all labels of the {len(train)} training queries are missing",
+            fix="check the labels of the benchmark's train split",
+        )
+    return torch.tensor(train.unit[rows], device=device), train.Y[rows]
+
+
+def _clusters(variant: Config, X: torch.Tensor) -> int:
+    return min(variant.clusters, max(1, len(X) // ROWS_PER_CLUSTER))
+
+
+def _cluster(X: torch.Tensor, clusters: int, seed: int) -> Clustering:
+    restarts = 10 if clusters < MANY_CLUSTERS else 4
+    return kmeans(X, clusters, generator=torch.Generator().manual_seed(seed), restarts=restarts)
+
+
+CARD = RouterCard(
+    name="kmeans",
+    title="Mean label in the query's k-means cluster",
+    paper="arXiv:2502.08773",
+    year=2025,
+    family="clusters",
+    licence="MIT",
+    deterministic=False,
+    calibrated=True,
+    fidelity=(
+        "Error rates are estimated on the train split, not on a labelled set of their own: val chooses the variant.",
+        "The number of clusters is one of a grid of ours, by val routing accuracy; the paper's list is not known.",
+        "A model's mean in a cluster is shrunk towards its overall mean (5 labels' worth; none in 3 variants).",
+        "A cluster in which a model has no label gives the model's overall mean.",
+        "Queries are embedded by the encoder of the cell, scaled to length 1, not by Gecko.",
+        "The learned assignment of queries to clusters (LearnedMap) is not part of this router.",
+    ),
+)
+
+
+@hookimpl
+def register_router() -> RouterSpec:
+    return RouterSpec(card=CARD, grid=GRID, router=KMeansRouter, fit_many=fit_many)
