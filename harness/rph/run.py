@@ -137,19 +137,28 @@ def typed_options(function: Any, options: dict[str, str], what: str) -> dict[str
     return typed
 
 
-def load_benchmark(registry: Registry, text: str) -> RoutingDataset:
-    """A benchmark by name, with options, or by the path of a routing-table/1 folder."""
+def find_benchmark(registry: Registry, text: str) -> Plugin | Path:
+    """What `--bench text` names: a plugin, or a folder. Raises UsageError where there is neither."""
     path = Path(text).expanduser()
     if path.is_dir():
-        dataset: RoutingDataset = table.read(path)
-        return dataset
-    name, options = parse_name(text)
+        return path
+    name = parse_name(text)[0]
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(
             f"benchmark folder {text!r} does not exist", fix="give a folder with a bench.yaml, or a name"
         )
-    plugin = registry.load("benchmark", name)
-    dataset = plugin.spec.load(**typed_options(plugin.spec.load, options, f"benchmark {name!r}"))
+    return registry.load("benchmark", name)
+
+
+def load_benchmark(registry: Registry, text: str) -> RoutingDataset:
+    """A benchmark by name, with options, or by the path of a routing-table/1 folder."""
+    found = find_benchmark(registry, text)
+    if isinstance(found, Path):
+        return table.read(found)
+    name, options = parse_name(text)
+    dataset: RoutingDataset = found.spec.load(
+        **typed_options(found.spec.load, options, f"benchmark {name!r}")
+    )
     table.check(dataset)
     return dataset
 
@@ -232,11 +241,11 @@ def evaluate(
     """Run the protocol on every (benchmark, encoder, router). Unknown names are refused before anything runs."""
     plugins = [registry.load("router", name) for name in expand(registry, "router", routers)]
     built = [build_encoder(registry, name) for name in expand(registry, "encoder", encoders)]
+    benches = expand(registry, "benchmark", benches)
     for bench in benches:
-        if not Path(bench).expanduser().is_dir():
-            registry.load("benchmark", parse_name(bench)[0])
+        find_benchmark(registry, bench)
     outcome = Outcome()
-    for bench in expand(registry, "benchmark", benches):
+    for bench in benches:
         dataset = None
         with _failing(outcome, f"benchmark {bench}"):
             dataset = with_prices(load_benchmark(registry, bench), settings.prices)
