@@ -184,8 +184,8 @@ def embed(
     with _progress() as progress, _interruptible():
         on = run.resolve_device(device)
         built = [run.build_encoder(registry, name) for name in encoder]
-        for name in bench:
-            dataset = run.load_benchmark(registry, name)
+        for load in [run.benchmark_loader(registry, name) for name in bench]:
+            dataset = load()
             for one in built:
                 what = f"{dataset.name} x {one.label}"
                 made = cache.embed(

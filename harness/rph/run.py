@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from rph import arrays, clusters, disk, embed, heads, neighbours, protocol, results, table, trials
 from rph.api import (
+    BenchmarkSpec,
     Encoder,
     EncoderSpec,
     Labelled,
@@ -137,30 +138,28 @@ def typed_options(function: Any, options: dict[str, str], what: str) -> dict[str
     return typed
 
 
-def find_benchmark(registry: Registry, text: str) -> Plugin | Path:
-    """What `--bench text` names: a plugin, or a folder. Raises UsageError where there is neither."""
+def benchmark_loader(registry: Registry, text: str) -> Callable[[], RoutingDataset]:
+    """What `--bench text` names, ready to be loaded: a benchmark by name with options, or a routing-table/1 folder.
+
+    Raises UsageError for a name or an option that does not exist; nothing is read yet.
+    """
     path = Path(text).expanduser()
     if path.is_dir():
-        return path
-    name = parse_name(text)[0]
+        return lambda: table.read(path)
+    name, options = parse_name(text)
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(
             f"benchmark folder {text!r} does not exist", fix="give a folder with a bench.yaml, or a name"
         )
-    return registry.load("benchmark", name)
+    spec: BenchmarkSpec = registry.load("benchmark", name).spec
+    typed = typed_options(spec.load, options, f"benchmark {name!r}")
 
+    def load() -> RoutingDataset:
+        dataset = spec.load(**typed)
+        table.check(dataset)
+        return dataset
 
-def load_benchmark(registry: Registry, text: str) -> RoutingDataset:
-    """A benchmark by name, with options, or by the path of a routing-table/1 folder."""
-    found = find_benchmark(registry, text)
-    if isinstance(found, Path):
-        return table.read(found)
-    name, options = parse_name(text)
-    dataset: RoutingDataset = found.spec.load(
-        **typed_options(found.spec.load, options, f"benchmark {name!r}")
-    )
-    table.check(dataset)
-    return dataset
+    return load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +241,12 @@ def evaluate(
     plugins = [registry.load("router", name) for name in expand(registry, "router", routers)]
     built = [build_encoder(registry, name) for name in expand(registry, "encoder", encoders)]
     benches = expand(registry, "benchmark", benches)
-    for bench in benches:
-        find_benchmark(registry, bench)
+    loaders = {bench: benchmark_loader(registry, bench) for bench in benches}
     outcome = Outcome()
-    for bench in benches:
+    for bench, load in loaders.items():
         dataset = None
         with _failing(outcome, f"benchmark {bench}"):
-            dataset = with_prices(load_benchmark(registry, bench), settings.prices)
+            dataset = with_prices(load(), settings.prices)
         if dataset is None:
             continue
         if dataset.subset:

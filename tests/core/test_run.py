@@ -10,7 +10,7 @@ from rph import embed, run
 from rph.errors import UsageError
 from rph.protocol import PRESETS
 from rph.registry import Registry
-from rph.run import Settings, build_encoder, evaluate, load_benchmark, parse_name, typed_options
+from rph.run import Settings, benchmark_loader, build_encoder, evaluate, parse_name, typed_options
 from rph.store import Store
 
 PAPER = Settings(preset=PRESETS["paper"], device="cpu")
@@ -160,7 +160,7 @@ def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, rout
             routers=[router],
         )
         (result,) = outcome.results
-        dataset = load_benchmark(registry, str(bench))
+        dataset = benchmark_loader(registry, str(bench))()
         pair = run.Pair(dataset, build_encoder(registry, "numbers"), PAPER, Silent())
         cell = run.Cell(pair, registry.load("router", router), opened)
         trials = [
