@@ -1,0 +1,87 @@
+"""Exact cosine neighbours: one search that every neighbour-based router shares.
+
+Neighbours are ordered by cosine, highest first, and equal cosines by train row, lowest first. So the first k
+of a longer search are exactly what a search for k returns, also where train rows repeat: one search with the
+largest k serves a whole grid.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rph.lazy import np, torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from rph.api import Float32, Labelled
+
+BLOCK = 256  # queries searched at once: bounds memory at BLOCK * N cosines; measured fastest of 32 to 512
+TIED = 32  # queries whose tied cosines are settled at once: bounds memory at TIED * N
+
+
+def memory(train: Labelled) -> tuple[Float32, Float32]:
+    """What a neighbour-based router remembers of `train`: unit embeddings [N, d] and labels [N, K].
+
+    Left out are queries on which no model was observed: each would take a neighbour's place and say nothing.
+    Nothing is copied where there are none.
+    """
+    seen = ~np.isnan(train.Y).all(axis=1)
+    return (train.unit, train.Y) if seen.all() else (train.unit[seen], train.Y[seen])
+
+
+def to_device(array: NDArray[Any], device: str) -> Tensor:
+    """The array as a tensor on `device`. On the CPU it shares the array's memory: do not write to it."""
+    with warnings.catch_warnings():
+        # Embeddings are memory-mapped read-only; torch warns that writing to them would be undefined.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def nearest(queries: Float32, train: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """For each block of queries: its slice, the train rows of its k nearest [b, k], and their cosines [b, k].
+
+    `queries` [B, d] and `train` [N, d] have unit rows (`Queries.unit`): their products are cosines.
+    k is clipped to N here: the last axis has min(k, N) entries.
+    """
+    N, d = train.shape
+    k = min(k, N)
+    columns = to_device(train, device).T  # [d, N]
+    cosines = torch.empty((BLOCK, N), device=device)
+    # Every product has this one shape, the last block's too (its surplus rows are not read): a matrix
+    # product of another height may round differently, and a query's neighbours would depend on its batch.
+    block = torch.zeros((BLOCK, d), device=device)
+    for start in range(0, len(queries), BLOCK):
+        part = to_device(queries[start : start + BLOCK], device)
+        block[: len(part)] = part
+        torch.mm(block, columns, out=cosines)
+        yield slice(start, start + len(part)), *_top(cosines[: len(part)], k)
+
+
+def _top(cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Places [b, k] and values [b, k] of the k largest in each row of cosines [b, N], ties by lower place."""
+    values, rows = torch.topk(cosines, min(k + 1, cosines.shape[1]))  # one more shows a tie at the edge
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero()[:, 0]
+    for some in torch.split(tied, TIED):
+        rows[some, :k] = _settled(cosines[some], values[some, :k], rows[some, :k])
+    return rows[:, :k], values[:, :k]
+
+
+def _settled(cosines: Tensor, values: Tensor, rows: Tensor) -> Tensor:
+    """The train rows [t, k] of queries with ties, as one order over (cosine, lower train row) gives them.
+
+    `topk` leaves open which of several equal cosines it returns, and in which order.
+    """
+    if values.shape[1] == 0:
+        return rows
+    last = values[:, -1:]
+    candidates = cosines == last  # [t, N]: those that share the k-th value
+    places = values == last
+    chosen = candidates & (candidates.cumsum(1, dtype=torch.int32) <= places.sum(1, keepdim=True))
+    rows[places] = chosen.nonzero()[:, 1]
+    rows, by_row = rows.sort(dim=1)
+    by_cosine = values.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
+    return rows.gather(1, by_cosine)
