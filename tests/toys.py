@@ -48,9 +48,11 @@ def write_bench(folder, frames=None, **changes):
     return folder
 
 
-# TOY_LOG names a file that every training and every encoded text is written to, one line each.
+# TOY_LOG names a file that every training and every encoded text is written to, one line each;
+# TOY_SLEEP slows each training down by so many seconds.
 PLUGIN = '''
 import os
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +104,7 @@ class Toy:
 
     def fit(self, train, val, *, variant, seed, device):
         log(f"fit {variant.noise:g} {variant.fault} {seed}")
+        time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
         if variant.fault == "raise":
             raise RuntimeError("this variant is broken")
         self.fault = variant.fault
