@@ -1,0 +1,578 @@
+"""Every metric against numbers worked out by hand, and what must hold for any table."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rph import metrics
+from rph.metrics import CostScale, Mean
+
+NAN = np.nan
+
+# Four queries, three models; model 1 is missing on query 2, query 3 was never observed.
+Y = np.array([[1, 0, 0], [0, 1, 0], [1, NAN, 0], [NAN, NAN, NAN]], np.float32)
+PRIOR = np.array([0.6, 0.7, 0.1])
+
+
+def close(expected, tolerance=1e-12):
+    return pytest.approx(expected, abs=tolerance, rel=tolerance)
+
+
+# --- routes -----------------------------------------------------------------------------------------
+
+
+def test_observed_means_skip_missing_labels_and_are_nan_where_nothing_was_observed():
+    means = metrics.observed_means(np.array([[1, NAN, NAN], [0, 1, NAN], [0.5, NAN, NAN]], np.float32))
+    assert means.dtype == np.float64
+    assert means[:2].tolist() == [0.5, 1.0]
+    assert np.isnan(means[2])
+
+
+def test_a_route_is_the_argmax():
+    route = metrics.route(np.array([[0.1, 0.2, 0.9], [0.3, 0.2, 0.1]], np.float32), PRIOR)
+    assert route.tolist() == [2, 0]
+    assert route.dtype == np.int64
+
+
+def test_a_tie_goes_to_the_higher_prior_then_to_the_lower_index():
+    flat = np.zeros((1, 4))
+    assert metrics.route(flat, np.array([0.1, 0.5, 0.5, 0.3])).tolist() == [1]
+    assert metrics.route(flat, np.array([0.5, 0.5, 0.5, 0.5])).tolist() == [0]
+
+
+def test_a_never_observed_model_loses_every_tie_but_no_contest():
+    prior = np.array([NAN, 0.0, NAN])
+    assert metrics.route(np.zeros((1, 3)), prior).tolist() == [1]
+    assert metrics.route(np.array([[0.1, 0.0, 0.0]]), prior).tolist() == [0]
+    assert metrics.route(np.zeros((1, 2)), np.array([NAN, NAN])).tolist() == [0]
+
+
+def test_a_prior_never_outweighs_the_smallest_difference_of_scores():
+    just_more = np.nextafter(np.float32(0.5), np.float32(1))
+    assert metrics.route(np.array([[just_more, 0.5]], np.float32), np.array([0.0, 1.0])).tolist() == [0]
+
+
+def test_a_nan_score_is_refused():
+    with pytest.raises(ValueError, match="a score is NaN"):
+        metrics.route(np.array([[NAN, 1.0]]), np.array([0.5, 0.5]))
+
+
+# --- accuracy and its frame -------------------------------------------------------------------------
+
+
+def test_accuracy_leaves_out_queries_whose_chosen_label_is_missing():
+    assert metrics.accuracy(np.array([0, 0, 1, 2]), Y) == Mean(0.5, 0.5, 2)
+    assert metrics.accuracy(np.array([0, 1, 0, 0]), Y) == Mean(1.0, 0.75, 3)
+
+
+def test_nothing_observed_is_none_and_not_zero():
+    assert metrics.accuracy(np.array([0]), np.array([[NAN, 1.0]])) == Mean(None, 0.0, 0)
+    assert metrics.accuracy(np.zeros(0, np.int64), np.zeros((0, 2))) == Mean(None, 0.0, 0)
+    for metric in (metrics.random, metrics.oracle, metrics.best_single_hindsight):
+        assert metric(np.full((2, 3), NAN)) == Mean(None, 0.0, 0)
+
+
+def test_constant_is_the_mean_of_one_column():
+    assert metrics.constant(0, Y) == Mean(close(2 / 3), 0.75, 3)
+    assert metrics.constant(1, Y) == Mean(0.5, 0.5, 2)
+
+
+def test_best_single_on_train_and_in_hindsight():
+    assert metrics.best_single_model(PRIOR) == 1
+    assert metrics.best_single_model(np.array([NAN, 0.2, 0.2])) == 1
+    assert metrics.best_single_hindsight(Y) == metrics.constant(0, Y)
+
+
+def test_random_averages_the_observed_labels_of_each_query_first():
+    assert metrics.random(Y) == Mean(close((1 / 3 + 1 / 3 + 1 / 2) / 3), 0.75, 3)
+
+
+def test_oracle_takes_the_best_observed_label():
+    assert metrics.oracle(np.array([[0, 1], [NAN, 0.25], [0, NAN], [NAN, NAN]])) == Mean(
+        close(1.25 / 3), 0.75, 3
+    )
+
+
+def test_bayes_routes_by_the_true_probability():
+    p = np.array([[0.9, 0.5], [0.6, 0.8]], np.float32)
+    labels = np.array([[1, 0], [1, 0]], np.float32)
+    assert metrics.bayes(p, labels, np.array([0.5, 0.5])) == Mean(0.5, 1.0, 2)
+    assert metrics.bayes_expected(p) == close(0.85, 1e-7)
+
+
+def test_the_gap_closed_is_a_share_of_the_way_from_best_single_to_oracle():
+    assert metrics.gap_closed(0.65, 0.6, 0.8) == close(0.25)
+    assert metrics.gap_closed(0.5, 0.6, 0.8) == close(-0.5)
+
+
+@pytest.mark.parametrize(
+    "values", [(0.7, 0.7, 0.7), (None, 0.6, 0.8), (0.7, None, 0.8), (0.7, 0.6, None), (0.7, 0.8, 0.6)]
+)
+def test_without_a_gap_none_is_closed(values):
+    assert metrics.gap_closed(*values) is None
+
+
+# --- cost and utility -------------------------------------------------------------------------------
+
+TRAIN_COSTS = np.array([[1, 2, 5], [NAN, 4, 5], [1, NAN, 5]], np.float32)  # means 1, 3, 5 dollars
+SCALE = CostScale.fit(TRAIN_COSTS)
+
+
+def test_the_cost_scale_is_min_max_over_the_train_means():
+    assert SCALE.mean.tolist() == [1, 3, 5]
+    assert (SCALE.low, SCALE.high) == (1, 5)
+    assert SCALE.scaled(SCALE.mean).tolist() == [0, 0.5, 1]
+
+
+def test_one_call_may_be_dearer_than_the_dearest_mean_and_an_unknown_cost_stays_unknown():
+    scaled = SCALE.scaled(np.array([7.0, 0.0, NAN]))
+    assert scaled[:2].tolist() == [1.5, -0.25]
+    assert np.isnan(scaled[2])
+
+
+def test_one_unknown_price_leaves_no_scale():
+    assert CostScale.fit(np.array([[1, NAN], [2, NAN]])) is None
+
+
+def test_equal_prices_cost_nothing_even_where_rounding_tells_them_apart():
+    costs = np.full((1000, 2), 0.1)
+    costs[:7, 0] = NAN  # another number of equal terms, another rounding of their mean
+    scale = CostScale.fit(costs)
+    assert scale.low != scale.high
+    assert scale.scaled(scale.mean).tolist() == [0, 0]
+    assert np.isnan(scale.scaled(np.array([NAN]))).all()
+    free = CostScale.fit(np.zeros((2, 2)))
+    assert free.scaled(np.array([0.0, 3.0])).tolist() == [0, 0]
+
+
+SCORES = np.array([[0.5, 0.6, 0.9], [0.2, 0.9, 0.1]], np.float32)
+LABELS = np.array([[1, 1, 0], [0, 1, NAN]], np.float32)
+COSTS = np.array([[2, 3, 9], [1, 5, 5]], np.float32)
+
+
+def test_utility_chooses_by_mean_cost_and_earns_by_realised_cost():
+    # lambda 0.5, query 0: .25 - 0, .3 - .25, .45 - .5 -> model 0, which earns .5 - .5 * (2 - 1) / 4
+    # query 1: .1 - 0, .45 - .25, .05 - .5 -> model 1, which earns .5 - .5 * (5 - 1) / 4
+    result = metrics.utility(SCORES, LABELS, COSTS, SCALE, 0.5, PRIOR)
+    assert result == Mean(close((0.375 + 0.0) / 2), 1.0, 2)
+
+
+def test_at_lambda_one_the_cheapest_model_is_chosen():
+    result = metrics.utility(SCORES, LABELS, COSTS, SCALE, 1.0, PRIOR)
+    assert result == Mean(close(-(0.25 + 0) / 2), 1.0, 2)
+
+
+def test_selector_costs_replace_the_means_in_choosing_only():
+    # Model 2 looks free on query 0 (and is chosen: .45), model 0 on query 1 costs NaN: its mean stands in.
+    selector = np.array([[5, 5, 1], [NAN, 9, 9]], np.float32)
+    result = metrics.utility(SCORES, LABELS, COSTS, SCALE, 0.5, PRIOR, selector_costs=selector)
+    assert result == Mean(close(((0 - 0.5 * 2) + (0 - 0.5 * 0)) / 2), 1.0, 2)
+
+
+def test_a_query_with_an_unknown_cost_at_the_chosen_model_is_left_out():
+    costs = COSTS.copy()
+    costs[0, 0] = NAN
+    assert metrics.utility(SCORES, LABELS, costs, SCALE, 0.5, PRIOR) == Mean(0.0, 0.5, 1)
+    assert metrics.utility(SCORES, LABELS, costs, SCALE, 0.0, PRIOR).n == 2
+
+
+def test_a_query_with_a_missing_label_at_the_chosen_model_is_left_out_at_any_lambda():
+    labels = np.full((2, 3), NAN)
+    for lam in (0.0, 0.5, 1.0):
+        assert metrics.utility(SCORES, labels, COSTS, SCALE, lam, PRIOR) == Mean(None, 0.0, 0)
+
+
+def test_without_prices_there_is_accuracy_but_no_utility():
+    assert metrics.utility(SCORES, LABELS, None, None, 0.0, PRIOR) == Mean(0.5, 1.0, 2)
+    assert metrics.utility(SCORES, LABELS, None, None, 0.2, PRIOR) == Mean(None, 0.0, 0)
+    assert metrics.utility(SCORES, LABELS, COSTS, None, 0.2, PRIOR) == Mean(None, 0.0, 0)
+
+
+@pytest.mark.parametrize("lam", [-0.1, 1.1, NAN])
+def test_a_lambda_outside_the_unit_interval_is_refused(lam):
+    with pytest.raises(ValueError, match="lambda"):
+        metrics.utility(SCORES, LABELS, COSTS, SCALE, lam, PRIOR)
+
+
+def test_the_cost_of_a_route_is_in_dollars_per_query():
+    assert metrics.cost(np.array([0, 2]), COSTS) == Mean(3.5, 1.0, 2)
+    assert metrics.cost(np.array([0, 1]), np.array([[NAN, 1], [2, 3]])) == Mean(3.0, 0.5, 1)
+
+
+# --- probabilities ----------------------------------------------------------------------------------
+
+
+def test_bce_is_the_mean_over_observed_cells():
+    P = np.array([[0.5, 0.25], [0.25, 0.9]])
+    labels = np.array([[1, 1], [0, NAN]])
+    assert metrics.bce(P, labels) == close((math.log(2) + math.log(4) - math.log(0.75)) / 3)
+
+
+def test_a_certain_mistake_costs_the_clip_and_not_infinity():
+    assert metrics.bce(np.array([[0.0, 1.0]]), np.array([[1, 0]])) == close(-math.log(1e-7), 1e-8)
+
+
+def test_a_fractional_label_counts_both_ways():
+    assert metrics.bce(np.array([[0.25]]), np.array([[0.5]])) == close(
+        -0.5 * (math.log(0.25) + math.log(0.75))
+    )
+
+
+def test_the_base_rate_is_the_train_mean_and_for_an_unseen_model_the_mean_of_the_others():
+    labels = np.array([[1, 1, 0]])
+    expected = -(math.log(0.2) + math.log(0.6) + math.log(1 - 0.4)) / 3
+    assert metrics.base_rate_bce(np.array([0.2, 0.6, NAN]), labels) == close(expected)
+    assert metrics.base_rate_bce(np.array([NAN, NAN, NAN]), labels) == close(math.log(2))
+
+
+def test_ece_weighs_each_bin_by_its_cells():
+    # two bins: {.1, .3} with labels 0, 1 and {.9} with label 1; .5 is unobserved
+    P = np.array([[0.1, 0.3], [0.9, 0.5]])
+    labels = np.array([[0, 1], [1, NAN]])
+    assert metrics.ece(P, labels, bins=2) == close(2 / 3 * abs(0.5 - 0.2) + 1 / 3 * abs(1 - 0.9))
+
+
+def test_errors_of_opposite_sign_in_one_bin_cancel_and_in_two_do_not():
+    P, labels = np.array([[0.25, 0.75]]), np.array([[0.5, 0.5]])
+    assert metrics.ece(P, labels, bins=1) == close(0)
+    assert metrics.ece(P, labels, bins=2) == close(0.25)
+
+
+def test_a_bin_is_closed_below_and_the_last_one_above():
+    assert metrics.ece(np.array([[0.5, 1.0]]), np.array([[1, 0.5]]), bins=2) == close(0)
+    assert metrics.ece(np.array([[1.0, 0.0]]), np.array([[1, 0]])) == close(0)
+
+
+@pytest.mark.parametrize("metric", [metrics.bce, metrics.ece])
+@pytest.mark.parametrize("value", [1.01, -0.01, NAN, np.inf])
+def test_what_is_no_probability_is_refused(metric, value):
+    with pytest.raises(ValueError, match="1 values are not probabilities"):
+        metric(np.array([[0.5, value]]), np.array([[1, 0]]))
+
+
+@pytest.mark.parametrize("metric", [metrics.bce, metrics.ece])
+def test_the_rounding_of_float32_is_no_reason_to_refuse(metric):
+    above = np.nextafter(np.float32(1), np.float32(2))
+    assert metric(np.array([[above]], np.float32), np.array([[1]])) == close(0, 2e-7)
+
+
+@pytest.mark.parametrize("metric", [metrics.bce, metrics.ece])
+def test_no_observed_cell_has_no_loss(metric):
+    assert metric(np.array([[0.5]]), np.array([[NAN]])) is None
+
+
+# --- hard and easy ----------------------------------------------------------------------------------
+
+
+def row(correct, K, missing=()):
+    """One query: 1 for the models in `correct`, NaN for those in `missing`, else 0."""
+    labels = np.zeros(K)
+    labels[list(correct)] = 1
+    labels[list(missing)] = NAN
+    return labels
+
+
+def kind(labels, top_model=0):
+    hard, easy = metrics.hard_easy(labels[None], top_model)
+    assert hard.dtype == easy.dtype == bool
+    return {(True, False): "hard", (False, True): "easy", (False, False): "neither"}[hard[0], easy[0]]
+
+
+def test_a_query_that_one_model_solves_is_hard_even_for_the_top_model():
+    assert kind(row([0], 3)) == "hard"
+    assert kind(row([2], 3)) == "hard"
+
+
+def test_a_query_that_nobody_solves_is_neither():
+    assert kind(row([], 3)) == "neither"
+    assert kind(row([], 3, missing=[0, 1, 2])) == "neither"
+
+
+def test_a_query_that_few_solve_is_hard_where_the_top_model_fails():
+    assert kind(row([1, 2], 3)) == "hard"
+    assert kind(row([0, 2], 3)) == "easy"
+    assert kind(row([0, 2], 3), top_model=1) == "hard"
+
+
+@pytest.mark.parametrize(("K", "cap"), [(11, 8), (16, 8), (17, 9), (112, 56)])
+def test_few_means_at_most_eight_or_half_the_pool_rounded_up(K, cap):
+    assert kind(row(range(1, cap + 1), K)) == "hard"
+    assert kind(row(range(1, cap + 2), K)) == "easy"
+
+
+def test_a_missing_label_of_the_top_model_is_not_a_wrong_answer():
+    assert kind(row([1, 2], 4, missing=[0])) == "neither"  # the top model decides, and is unknown
+    assert kind(row([1], 4, missing=[0])) == "hard"  # among the observed, one is correct
+    assert (
+        kind(row(range(1, 10), 11, missing=[0])) == "easy"
+    )  # more than eight: the top model decides nothing
+
+
+def test_a_label_of_one_half_counts_as_correct():
+    assert kind(np.array([0.5, 0.49, 0.9])) == "easy"
+    assert kind(np.array([0.49, 0.5, 0.9])) == "hard"
+
+
+# --- selections -------------------------------------------------------------------------------------
+
+
+def test_counts_cover_the_models_that_are_never_chosen():
+    counts = metrics.selection_counts(np.array([2, 0, 2]), 4)
+    assert counts.tolist() == [1, 0, 2, 0]
+    assert counts.dtype == np.int64
+
+
+def test_entropy_is_in_bits():
+    assert metrics.selection_entropy(np.array([5, 0, 0])) == 0
+    assert metrics.selection_entropy(np.array([1, 1, 1, 1])) == 2
+    assert metrics.selection_entropy(np.array([1, 3])) == close(0.25 * 2 + 0.75 * math.log2(4 / 3))
+    assert metrics.selection_entropy(np.array([0, 0])) == 0
+
+
+# --- the shared map ---------------------------------------------------------------------------------
+
+
+def calibrated_logits(rows=20_000):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0.3, 1.5, size=(rows, 3))
+    labels = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.2] = NAN
+    return logits, labels
+
+
+def test_well_calibrated_logits_map_to_themselves():
+    logits, labels = calibrated_logits()
+    a, b = metrics.fit_sigmoid(logits, labels)
+    assert a == pytest.approx(1, abs=0.03)
+    assert b == pytest.approx(0, abs=0.03)
+
+
+def test_the_map_undoes_any_shift_and_stretch_of_the_scores():
+    logits, labels = calibrated_logits(2000)
+    plain = metrics.fit_sigmoid(logits, labels)
+    a, b = metrics.fit_sigmoid(1000 + 20 * logits, labels)
+    assert (20 * a, b + 1000 * a) == (close(plain[0], 1e-6), close(plain[1], 1e-6))
+
+
+def test_the_map_is_the_maximum_of_the_likelihood():
+    logits, labels = calibrated_logits(300)
+    a, b = metrics.fit_sigmoid(logits, labels)
+    best = metrics.bce(metrics.apply_sigmoid(logits, a, b), labels)
+    for other in ((a + 0.01, b), (a - 0.01, b), (a, b + 0.01), (a, b - 0.01)):
+        assert metrics.bce(metrics.apply_sigmoid(logits, *other), labels) > best
+
+
+def test_two_score_levels_map_to_their_two_mean_labels():
+    scores = np.array([[0.0, 0.0, 0.0, 0.0, 7.0, 7.0, 7.0, 7.0]])
+    labels = np.array([[0, 0, 0, 1, 0, 1, 1, 1]])
+    P = metrics.apply_sigmoid(scores, *metrics.fit_sigmoid(scores, labels))
+    assert P[0, [0, -1]].tolist() == [close(0.25, 1e-5), close(0.75, 1e-5)]
+
+
+def test_separable_labels_give_a_finite_map_that_is_nearly_sure():
+    scores, labels = np.array([[-1.0, -2.0], [1.0, 2.0]]), np.array([[0, 0], [1, 1]])
+    a, b = metrics.fit_sigmoid(scores, labels)
+    assert 0 < a < 100
+    assert abs(b) < 1e-6
+    assert metrics.bce(metrics.apply_sigmoid(scores, a, b), labels) < 1e-4
+
+
+def test_scores_that_contradict_the_labels_map_to_the_mean_label():
+    a, b = metrics.fit_sigmoid(np.array([[3.0, 2.0, 1.0, 0.0]]), np.array([[0, 0, 0, 1]]))
+    assert a == 0
+    assert metrics.apply_sigmoid(np.array([[9.0]]), a, b)[0, 0] == close(0.25)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 1500.0])
+def test_equal_scores_map_to_the_mean_label(level):
+    a, b = metrics.fit_sigmoid(np.full((1, 3), level), np.array([[1, 1, 0]]))
+    assert (a, b) == (0, close(math.log(2)))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_labels_all_equal_give_a_finite_map(label):
+    P = metrics.apply_sigmoid(SCORES, *metrics.fit_sigmoid(SCORES, np.full(SCORES.shape, label)))
+    assert np.abs(P - label).max() < 1e-3
+
+
+def test_a_map_cannot_be_fitted_to_nothing():
+    with pytest.raises(ValueError, match="no label was observed"):
+        metrics.fit_sigmoid(np.ones((2, 2)), np.full((2, 2), NAN))
+
+
+def test_the_map_neither_overflows_nor_loses_small_probabilities():
+    with np.errstate(all="raise", under="ignore"):
+        P = metrics.apply_sigmoid(np.array([-1e4, -100.0, 0.0, 1e4]), 1.0, 0.0)
+    assert P[[0, 2, 3]].tolist() == [0, 0.5, 1]
+    assert P[1] == close(math.exp(-100))
+
+
+def test_row_minmax_scales_each_query_and_puts_a_flat_one_in_the_middle():
+    scaled = metrics.row_minmax(np.array([[1500, 1600, 1700], [-3, -3, -3]], np.float32))
+    assert scaled.tolist() == [[0, 0.5, 1], [0.5, 0.5, 0.5]]
+
+
+# --- what holds for any table -----------------------------------------------------------------------
+
+
+@st.composite
+def tables(draw, missing=True, exact=True):
+    """Labels [N, K], scores [N, K] on a coarse grid (so that ties are common) and a prior [K]."""
+    N, K = draw(st.integers(1, 12)), draw(st.integers(1, 6))
+    labels = st.sampled_from([0.0, 1.0, 0.5, *([NAN] if missing else [])])
+    grid = st.integers(-4, 4).map(lambda level: level / 4)
+    scores = grid if exact else st.floats(-5, 5)
+    rates = st.one_of(st.sampled_from([NAN, 0.5]), st.floats(0, 1))
+    return (
+        draw(arrays(np.float64, (N, K), elements=labels)),
+        draw(arrays(np.float64, (N, K), elements=scores)),
+        draw(arrays(np.float64, K, elements=rates)),
+    )
+
+
+@given(tables(), st.randoms())
+def test_permuting_the_models_permutes_the_routes(table, chance):
+    _, scores, _ = table
+    K = scores.shape[1]
+    prior = np.array(chance.sample([m / 10 for m in range(K)], K))  # no two equal: else the index decides
+    order = np.array(chance.sample(range(K), K))
+    assert (order[metrics.route(scores[:, order], prior[order])] == metrics.route(scores, prior)).all()
+
+
+@given(tables(), st.data())
+def test_a_constant_per_query_changes_no_route(table, data):
+    _, scores, prior = table
+    shift = data.draw(arrays(np.float64, (len(scores), 1), elements=st.integers(-100, 100)))
+    assert (metrics.route(scores + shift, prior) == metrics.route(scores, prior)).all()
+
+
+@given(tables(missing=False))
+def test_with_dense_labels_accuracy_is_between_zero_and_the_oracle(table):
+    labels, scores, prior = table
+    value, coverage, n = metrics.accuracy(metrics.route(scores, prior), labels)
+    assert 0 <= value <= metrics.oracle(labels).value + 1e-12
+    assert (coverage, n) == (1, len(labels))
+
+
+@given(tables())
+def test_with_missing_labels_accuracy_is_at_most_the_oracle_of_the_same_queries(table):
+    labels, scores, prior = table
+    route = metrics.route(scores, prior)
+    counted = ~np.isnan(labels[np.arange(len(labels)), route])
+    assume(counted.any())
+    assert 0 <= metrics.accuracy(route, labels).value <= metrics.oracle(labels[counted]).value + 1e-12
+
+
+def test_with_missing_labels_accuracy_may_exceed_the_oracle_of_other_queries():
+    labels = np.array([[1, NAN], [NAN, 0]])
+    assert metrics.accuracy(np.array([0, 0]), labels).value > metrics.oracle(labels).value
+
+
+@given(tables())
+def test_random_is_at_most_the_oracle_on_the_same_queries(table):
+    labels, _, _ = table
+    random, oracle = metrics.random(labels), metrics.oracle(labels)
+    assert (random.coverage, random.n) == (oracle.coverage, oracle.n)
+    assume(oracle.n)
+    assert random.value <= oracle.value + 1e-12
+
+
+@given(tables())
+def test_no_constant_route_beats_the_best_single_in_hindsight(table):
+    labels, _, _ = table
+    best = metrics.best_single_hindsight(labels)
+    constants = [metrics.constant(model, labels).value for model in range(labels.shape[1])]
+    known = [value for value in constants if value is not None]
+    assert best.value == (close(max(known)) if known else None)
+
+
+@given(tables())
+def test_missing_labels_of_models_not_chosen_change_no_accuracy(table):
+    labels, scores, prior = table
+    route = metrics.route(scores, prior)
+    only_chosen = np.full_like(labels, NAN)
+    rows = np.arange(len(labels))
+    only_chosen[rows, route] = labels[rows, route]
+    assert metrics.accuracy(route, only_chosen) == metrics.accuracy(route, labels)
+
+
+@given(tables())
+def test_coverage_is_the_share_of_queries_counted(table):
+    labels, scores, prior = table
+    route = metrics.route(scores, prior)
+    value, coverage, n = metrics.accuracy(route, labels)
+    assert n == sum(not np.isnan(labels[i, m]) for i, m in enumerate(route))
+    assert coverage == n / len(labels)
+    assert (value is None) == (n == 0)
+
+
+@given(tables())
+def test_utility_at_lambda_zero_is_the_accuracy(table):
+    labels, scores, prior = table
+    costs = np.ones_like(labels) * np.arange(1, labels.shape[1] + 1)
+    expected = metrics.accuracy(metrics.route(scores, prior), labels)
+    assert metrics.utility(scores, labels, costs, CostScale.fit(costs), 0.0, prior) == expected
+    assert metrics.utility(scores, labels, costs * NAN, None, 0.0, prior) == expected
+
+
+@given(tables(missing=False))
+def test_a_dearer_lambda_never_buys_a_dearer_route(table):
+    labels, scores, prior = table
+    costs = np.ones_like(labels) * np.arange(1, labels.shape[1] + 1)
+    scale = CostScale.fit(costs)
+    bills = []
+    for lam in metrics.LAMBDAS:
+        chosen = metrics.route((1 - lam) * scores - lam * scale.scaled(scale.mean), prior)
+        bills.append(metrics.cost(chosen, costs).value)
+    assert all(later <= earlier for earlier, later in pairwise(bills))
+
+
+@given(tables(exact=False))
+def test_the_shared_map_is_finite_rising_and_keeps_every_route(table):
+    labels, scores, prior = table
+    assume(not np.isnan(labels).all())
+    scores = scores.round(3)  # closer scores may round to one probability
+    a, b = metrics.fit_sigmoid(scores, labels)
+    assert math.isfinite(a) and math.isfinite(b) and a >= 0
+    if 0 < a * np.abs(scores).max() + abs(b) < 20:
+        mapped = metrics.apply_sigmoid(scores, a, b)
+        assert (metrics.route(mapped, prior) == metrics.route(scores, prior)).all() or a < 1e-9
+
+
+@given(tables())
+def test_the_shared_map_is_never_worse_than_the_mean_label(table):
+    labels, scores, _ = table
+    assume(not np.isnan(labels).all())
+    P = metrics.apply_sigmoid(scores, *metrics.fit_sigmoid(scores, labels))
+    constant = np.full_like(scores, np.nanmean(labels))
+    assert metrics.bce(P, labels) <= metrics.bce(constant, labels) + 1e-4
+
+
+@given(tables())
+def test_row_minmax_keeps_every_route(table):
+    _, scores, prior = table
+    scaled = metrics.row_minmax(scores)
+    assert scaled.min() >= 0 and scaled.max() <= 1
+    assert (metrics.route(scaled, prior) == metrics.route(scores, prior)).all()
+
+
+@given(tables(missing=False), st.integers(0, 5))
+def test_a_solvable_query_with_dense_labels_is_either_hard_or_easy(table, top):
+    labels, _, _ = table
+    hard, easy = metrics.hard_easy(labels, top % labels.shape[1])
+    assert ((hard | easy) == (labels >= 0.5).any(axis=1)).all()
+    assert not (hard & easy).any()
+
+
+@given(tables())
+def test_counts_add_up_and_entropy_is_at_most_that_of_an_even_spread(table):
+    _, scores, prior = table
+    N, K = scores.shape
+    counts = metrics.selection_counts(metrics.route(scores, prior), K)
+    assert (counts.sum(), len(counts)) == (N, K)
+    assert 0 <= metrics.selection_entropy(counts) <= math.log2(K) + 1e-12
