@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 perf: $(STAMP)
-	$(BIN)/python perf/run.py
+	set -e; for script in perf/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
 	rm -rf $(VENV) build dist harness/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
