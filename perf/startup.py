@@ -1,0 +1,41 @@
+"""How long `rph --help` and `rph list routers` take, beside a bare interpreter, in one run. Target: under 0.4 s."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMANDS = {
+    "python -c pass": [sys.executable, "-c", "pass"],
+    "rph --help": [str(Path(sys.executable).with_name("rph")), "--help"],
+    "rph list routers": [str(Path(sys.executable).with_name("rph")), "list", "routers"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for turn in range(arguments.rounds + 1):
+        for name, command in COMMANDS.items():
+            start = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            if turn:  # the first round only warms the file cache
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    print("| command | median s | min s | max s |\n|---|---|---|---|")
+    for name, times in seconds.items():
+        print(f"| `{name}` | {medians[name]:.3f} | {min(times):.3f} | {max(times):.3f} |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(medians, indent=1))
+
+
+if __name__ == "__main__":
+    main()
