@@ -1,0 +1,293 @@
+"""The training loop, by heads so small that every step can be foretold."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rph import RphError
+from rph.heads import (
+    Training,
+    Validation,
+    _dropout,
+    chance,
+    fit_head,
+    masked_bce,
+    masked_mse,
+    observed,
+    outputs_of,
+    route,
+)
+
+NAN = float("nan")
+X = torch.arange(10.0)[:, None]  # ten rows that name themselves
+
+
+class Script:
+    """Stands for the val split: its accuracies are given, and it keeps what was evaluated."""
+
+    X, Y = torch.zeros(1, 1), torch.zeros(1, 2)
+
+    def __init__(self, *accuracies):
+        self.accuracies, self.seen = list(accuracies), []
+
+    def accuracy(self, outputs):
+        self.seen.append(outputs.clone())
+        return self.accuracies[min(len(self.seen), len(self.accuracies)) - 1]
+
+
+def bias_only(parameters, rows, drop):
+    return parameters["bias0"].expand(len(rows), 2)
+
+
+def pull(outputs, *targets):
+    return outputs.sum(dim=1).mean()  # a constant gradient of 1: Adam moves by the learning rate
+
+
+def train(val, forward=bias_only, loss=pull, parameters=None, targets=(), seed=0, **training):
+    training = {"batch": 2, "epochs": 4, "cosine": False, **training}
+    return fit_head(
+        parameters or {"bias0": torch.zeros(2)},
+        forward,
+        loss,
+        X=X,
+        targets=targets,
+        val=val,
+        training=Training(**training),
+        seed=seed,
+    )
+
+
+# --- losses -------------------------------------------------------------------------------------------
+
+
+def test_masked_bce_is_the_mean_over_observed_labels():
+    z, Y, M = (
+        torch.tensor([[0.0, 3.0], [2.0, -1.0]]),
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        torch.ones(2, 2),
+    )
+    M[0, 1] = 0
+    cells = [math.log(2), math.log(1 + math.exp(2)), math.log(1 + math.exp(1))]
+    assert masked_bce(z, Y, M).item() == pytest.approx(sum(cells) / 3)
+
+
+def test_masked_mse_is_the_squared_error_of_the_probability():
+    z, Y = torch.tensor([[0.0, 9.0]]), torch.tensor([[1.0, 0.0]])
+    assert masked_mse(z, Y, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("loss", [masked_bce, masked_mse])
+def test_what_stands_under_the_mask_changes_neither_loss_nor_gradient(loss):
+    g = chance(0, "test")
+    Y = (torch.rand(50, 4, generator=g) < 0.5).float()
+    M = (torch.rand(50, 4, generator=g) > 0.6).float()
+    results = []
+    for garbage in (0.0, 1.0, -7.5, 1e6):
+        z = torch.linspace(-3, 3, 200).view(50, 4).requires_grad_()
+        value = loss(z, torch.where(M > 0, Y, garbage), M)
+        value.backward()
+        results.append((value.item(), z.grad))
+    assert all(v == results[0][0] and torch.equal(grad, results[0][1]) for v, grad in results)
+    assert (results[0][1][M == 0] == 0).all()
+
+
+@pytest.mark.parametrize("loss", [masked_bce, masked_mse])
+def test_a_batch_without_a_label_has_loss_zero(loss):
+    z = torch.ones(3, 2, requires_grad=True)
+    value = loss(z, torch.zeros(3, 2), torch.zeros(3, 2))
+    value.backward()
+    assert value.item() == 0 and (z.grad == 0).all()
+
+
+def test_the_gradient_of_bce_is_probability_minus_label_over_the_observed_count():
+    g = chance(0, "test")
+    z = torch.randn(20, 3, generator=g).requires_grad_()
+    Y, M = (torch.rand(2, 20, 3, generator=g) < 0.5).float()
+    masked_bce(z, Y, M).backward()
+    assert torch.allclose(z.grad, (torch.sigmoid(z.detach()) - Y) * M / M.sum(), atol=1e-7)
+
+
+def test_observed_splits_labels_from_what_is_missing():
+    Y, M = observed(np.array([[1, np.nan], [0.5, 0]], np.float32), "cpu")
+    assert Y.tolist() == [[1, 0], [0.5, 0]] and M.tolist() == [[1, 0], [1, 1]]
+    assert Y.dtype == M.dtype == torch.float32
+
+
+# --- routing ------------------------------------------------------------------------------------------
+
+
+def test_ties_go_to_the_higher_train_mean_and_then_to_the_lower_index():
+    outputs = torch.tensor([[1.0, 1, 1, 0], [0, 0, 0, 2], [1, 0, 1, 0], [5, 5, 5, 5]])
+    assert route(outputs, torch.tensor([0.1, 0.7, 0.7, 0.9])).tolist() == [1, 3, 2, 3]
+
+
+def test_val_accuracy_leaves_out_queries_whose_routed_label_is_missing():
+    val = Validation(
+        X=torch.zeros(3, 1), Y=torch.tensor([[1.0, 0], [NAN, 1], [0, 1]]), means=torch.tensor([0.5, 0.4])
+    )
+    assert val.accuracy(torch.tensor([[2.0, 1], [2, 1], [2, 1]])) == 0.5
+    assert val.accuracy(torch.tensor([[1.0, 2], [2, 1], [1, 2]])) == 0.5
+    assert math.isnan(
+        Validation(X=val.X[1:2], Y=val.Y[1:2], means=val.means).accuracy(torch.tensor([[2.0, 1]]))
+    )
+
+
+# --- the loop -----------------------------------------------------------------------------------------
+
+
+def batches(seed, size=4, **training):
+    """The rows of each minibatch, in order, of two epochs."""
+    seen = []
+
+    def loss(outputs, names):
+        seen.append(names.flatten().int().tolist())
+        return pull(outputs)
+
+    train(Script(*np.arange(9.0)), loss=loss, targets=(X,), seed=seed, batch=size, epochs=2, **training)
+    return seen
+
+
+def test_every_epoch_goes_through_every_row_once_in_an_order_of_its_own():
+    seen = batches(seed=0)
+    assert [len(rows) for rows in seen] == [4, 4, 2, 4, 4, 2]
+    first, second = ([row for rows in epoch for row in rows] for epoch in (seen[:3], seen[3:]))
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+
+
+def test_the_order_of_the_batches_depends_on_the_seed_alone():
+    assert batches(seed=1) == batches(seed=1, learning_rate=0.1, dropout=0.5)
+    assert batches(seed=1) != batches(seed=2)
+
+
+def test_rows_and_targets_of_a_batch_belong_together():
+    def loss(outputs, names):
+        assert torch.equal(outputs[:, :1].detach(), names)
+        return outputs.sum()
+
+    def forward(parameters, rows, drop):
+        return torch.cat([rows, rows], dim=1) + 0 * parameters["weight0"]
+
+    train(Script(1.0), forward, loss, {"weight0": torch.ones(1)}, targets=(X,), epochs=1)
+
+
+@pytest.mark.parametrize(("batch", "steps_at_checks"), [(2, [3, 5, 8, 10]), (4, [2, 3, 5, 6]), (10, [1, 2])])
+def test_checks_come_every_half_epoch(batch, steps_at_checks):
+    val = Script(*np.arange(9.0))
+    train(val, batch=batch, epochs=2, learning_rate=0.5)
+    assert [round(-seen[0, 0].item() / 0.5) for seen in val.seen] == steps_at_checks
+
+
+def test_the_best_check_is_kept_and_an_equal_later_one_does_not_replace_it():
+    val = Script(0.3, 0.5, 0.4, 0.5, 0.2)
+    best = train(val, learning_rate=0.1)
+    assert torch.equal(best["bias0"].expand(1, 2), val.seen[1])
+    assert not best["bias0"].requires_grad
+
+
+def test_training_stops_after_as_many_checks_without_a_better_one_as_patience_allows():
+    val = Script(0.3, 0.5, 0.5, 0.4, 0.5, 0.9)
+    best = train(val, patience=3)
+    assert len(val.seen) == 5
+    assert torch.equal(best["bias0"].expand(1, 2), val.seen[1])
+
+
+def test_a_better_check_starts_the_patience_anew():
+    val = Script(0.5, 0.4, 0.6, 0.5, 0.5, 0.9)
+    train(val, patience=2)
+    assert len(val.seen) == 5
+
+
+def test_a_check_without_an_observed_label_is_not_better():
+    val = Script(NAN, 0.1, NAN, 0.05)
+    assert torch.equal(train(val)["bias0"].expand(1, 2), val.seen[1])
+
+
+def test_a_val_split_that_never_has_the_routed_label_is_an_error():
+    with pytest.raises(RphError, match="no checkpoint"):
+        train(Script(NAN))
+
+
+def test_divergence_is_said_and_not_returned():
+    def forward(parameters, rows, drop):
+        return parameters["bias0"].expand(len(rows), 2) / 0
+
+    with pytest.raises(RphError, match="diverged by step 3"):
+        train(Script(1.0), forward)
+
+
+def test_the_learning_rate_falls_along_a_cosine_or_stays():
+    for cosine in (True, False):
+        val = Script(*np.arange(99.0))
+        train(val, batch=10, epochs=8, cosine=cosine, learning_rate=0.1)  # one step and one check per epoch
+        moves = -np.diff([0.0] + [seen[0, 0].item() for seen in val.seen])
+        expected = [0.1 * (1 + math.cos(math.pi * t / 8)) / 2 if cosine else 0.1 for t in range(8)]
+        assert moves == pytest.approx(expected, rel=1e-3)
+
+
+def test_weight_decay_spares_biases():
+    def forward(parameters, rows, drop):
+        return 0 * (parameters["weight0"] + parameters["bias0"]).expand(len(rows), 2)
+
+    best = train(
+        Script(1.0),
+        forward,
+        parameters={"weight0": torch.ones(2), "bias0": torch.ones(2)},
+        weight_decay=0.1,
+        learning_rate=0.5,
+        epochs=1,
+    )
+    assert best["bias0"].tolist() == [1, 1]
+    assert best["weight0"].tolist() == pytest.approx([0.95**3] * 2)  # kept at the first check, after 3 steps
+
+
+def small_head(seed, dropout=0.3):
+    g = chance(seed, "initial")
+    parameters = {"weight0": torch.randn(1, 2, generator=g), "bias0": torch.zeros(2)}
+
+    def forward(parameters, rows, drop):
+        return drop(rows / 10) @ parameters["weight0"] + parameters["bias0"]
+
+    Y = (X > 4).float().expand(-1, 2)
+    return train(
+        Script(*np.arange(99.0)),
+        forward,
+        masked_bce,
+        parameters,
+        (Y, torch.ones(10, 2)),
+        seed,
+        dropout=dropout,
+    )
+
+
+def test_a_seed_fixes_everything_and_another_seed_changes_it():
+    torch.manual_seed(1)
+    first = small_head(0)
+    torch.manual_seed(2)
+    again, other = small_head(0), small_head(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["weight0"], other["weight0"])
+
+
+def test_training_leaves_torchs_global_chance_alone():
+    state = torch.get_rng_state()
+    small_head(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_keeps_the_mean_and_is_off_outside_training():
+    drop = _dropout(0.25, chance(0, "dropout"))
+    dropped = drop(torch.ones(200, 200))
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.75])
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+    assert torch.equal(outputs_of(lambda parameters, rows, drop: drop(rows), {}, X), X)
+
+
+def test_each_purpose_of_a_seed_has_its_own_chance():
+    draws = {
+        torch.rand(1, generator=chance(seed, purpose)).item()
+        for seed in (0, 1)
+        for purpose in ("order", "dropout", "initial")
+    }
+    assert len(draws) == 6

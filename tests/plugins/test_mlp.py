@@ -1,0 +1,362 @@
+"""mlp: what a classifier head promises, and what every router owes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rph import Labelled, Queries, UsageError
+from rph.arrays import model_means
+from rph.heads import Training, Validation, chance, fit_head, masked_bce, observed
+from rph.registry import installed
+
+NAN = np.nan
+
+
+@pytest.fixture(scope="module")
+def plugin():
+    return installed().load("router", "mlp")
+
+
+@pytest.fixture(scope="module")
+def spec(plugin):
+    return plugin.spec
+
+
+def labelled(X, Y, C=None):
+    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
+
+
+def world(n=1200, d=8, K=4, missing=0.0, seed=0):
+    """Queries on which each model's chance of being correct is logistic in the embedding."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)).astype("f4")
+    W = 1.5 * np.random.default_rng(99).normal(size=(d, K))
+    Y = (rng.random((n, K)) < 1 / (1 + np.exp(-X @ W))).astype("f4")
+    Y[rng.random(Y.shape) < missing] = NAN
+    return labelled(X, Y)
+
+
+TRAIN, VAL, TEST = world(), world(300, seed=1), world(300, seed=2)
+SMALL = {"hidden": (16,)}
+
+
+def fit(spec, train=TRAIN, val=VAL, seed=0, **config):
+    router = spec.router()
+    variant = replace(spec.grid[0], **{**SMALL, **config})
+    router.fit(train, val, variant=variant, seed=seed, device="cpu")
+    return router
+
+
+def scores(spec, queries=TEST, **how):
+    return fit(spec, **how).scores(queries)
+
+
+def bce(p, Y):
+    p = np.clip(p.astype(np.float64), 1e-9, 1 - 1e-9)
+    return np.nanmean(-(Y * np.log(p) + (1 - Y) * np.log(1 - p)))
+
+
+def base_rate(Y):
+    return bce(np.broadcast_to(np.nanmean(Y, axis=0), Y.shape), Y)
+
+
+# --- the card and the grid ----------------------------------------------------------------------------
+
+
+def test_the_grid_is_the_specified_one_with_the_default_first(spec):
+    Config = type(spec.grid[0])
+    assert spec.grid[0] == Config()
+    widths = [(), (100,), (100, 100), (256,), (512,), (256, 128), (512, 256), (1024, 512)]
+    wanted = {Config(hidden=h, dropout=0.1, learning_rate=1e-3, weight_decay=1e-4) for h in widths}
+    wanted |= {Config(hidden=h, learning_rate=3e-4) for h in ((256,), (512, 256))}
+    wanted |= {Config(hidden=h, dropout=0.3, weight_decay=1e-2) for h in ((100, 100), (512, 256))}
+    wanted |= {Config(hidden=(100, 100), loss="mse"), Config(hidden=(100, 100), per_model=True)}
+    wanted |= {Config(hidden=(512, 256), standardise=True)}
+    assert len(spec.grid) == 15 and set(spec.grid) == wanted
+
+
+def test_the_card_says_stochastic_and_calibrated_and_has_the_papers_name_as_alias(spec):
+    assert (spec.card.family, spec.card.paper, spec.card.year) == ("classifier", "arXiv:2403.12031", 2024)
+    assert not spec.card.deterministic and spec.card.calibrated
+    assert installed().load("router", "mlp_cn").spec is not None and spec.card.aliases == ("mlp_cn",)
+
+
+# --- the method ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"hidden": ()}, {"hidden": (16, 8)}, {"hidden": (16, 8), "per_model": True}]
+)
+def test_an_untrained_head_has_the_base_rate_bce_and_training_goes_below_it(plugin, config):
+    spec = plugin.spec
+    variant = replace(spec.grid[0], **{**SMALL, **config})
+    parameters = plugin.module.initial(8, model_means(TRAIN.Y), variant, chance(0, "initial"), "cpu")
+    z = plugin.module.forward(parameters, torch.tensor(TRAIN.unit), lambda hidden: hidden)
+    assert z.shape == TRAIN.Y.shape
+    assert masked_bce(z, *observed(TRAIN.Y, "cpu")).item() == pytest.approx(base_rate(TRAIN.Y), abs=1e-5)
+    assert bce(scores(spec, TRAIN, **config), TRAIN.Y) < base_rate(TRAIN.Y) - 0.015
+
+
+@pytest.mark.parametrize("config", [{}, {"per_model": True}])
+def test_the_gradient_of_the_logits_is_probability_minus_label_over_the_observed_count(plugin, config):
+    sparse = world(40, missing=0.5)
+    variant = replace(plugin.spec.grid[0], hidden=(), **config)  # linear: dL/dW = x^T dL/dz
+    parameters = plugin.module.initial(8, model_means(sparse.Y), variant, chance(0, "initial"), "cpu")
+    weight, X = parameters["weight0"].requires_grad_(), torch.tensor(sparse.unit)
+    z = plugin.module.forward(parameters, X, lambda hidden: hidden)
+    Y, M = observed(sparse.Y, "cpu")
+    masked_bce(z, Y, M).backward()
+    assert torch.allclose(weight.grad, X.T @ ((torch.sigmoid(z.detach()) - Y) * M / M.sum()), atol=1e-7)
+
+
+@pytest.mark.parametrize("per_model", [False, True])
+def test_a_fully_masked_model_gets_no_gradient_in_its_row_of_the_head(plugin, per_model):
+    Y = TRAIN.Y.copy()
+    Y[:, 2] = NAN
+    variant = replace(plugin.spec.grid[0], hidden=(16,), per_model=per_model)
+    parameters = plugin.module.initial(8, model_means(Y), variant, chance(0, "initial"), "cpu")
+    head = [parameters[name].requires_grad_() for name in ("weight1", "bias1")]  # [G, 16, K or 1], [G, 1, ..]
+    z = plugin.module.forward(parameters, torch.tensor(TRAIN.unit), lambda hidden: hidden)
+    masked_bce(z, *observed(Y, "cpu")).backward()
+    for value in head:
+        by_model = value.grad.permute(0, 2, 1).reshape(4, -1)  # a row per model in either form
+        assert (by_model[2] == 0).all() and (by_model[[0, 1, 3]] != 0).any(dim=1).all()
+
+
+def test_a_wide_head_learns_64_random_rows_by_heart(plugin):
+    rng = np.random.default_rng(0)
+    X = torch.tensor(rng.normal(size=(64, 16)).astype("f4"))
+    Y = torch.nn.functional.one_hot(torch.tensor(rng.integers(0, 5, 64)), 5).float()  # one model is right
+    means = Y.mean(dim=0)
+
+    def learnt(hidden):
+        variant = replace(plugin.spec.grid[0], hidden=hidden)
+        start = plugin.module.initial(16, means.numpy(), variant, chance(0, "initial"), "cpu")
+        val = Validation(X=X, Y=Y, means=means)
+        best = fit_head(
+            start,
+            plugin.module.forward,
+            masked_bce,
+            X=X,
+            targets=(Y, torch.ones_like(Y)),
+            val=val,
+            training=Training(epochs=150, patience=150),
+            seed=0,
+        )
+        return val.accuracy(plugin.module.forward(best, X, lambda hidden: hidden))
+
+    assert learnt((512, 256)) > 0.99
+    assert learnt(()) < 0.9
+
+
+def test_scores_are_probabilities_once_through_the_sigmoid(spec):
+    router = fit(spec)
+    hidden = np.maximum(
+        TEST.unit @ router.parameters["weight0"].numpy() + router.parameters["bias0"].numpy()[0], 0
+    )
+    z = hidden @ router.parameters["weight1"].numpy()[0] + router.parameters["bias1"].numpy()[0]
+    assert router.scores(TEST) == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
+
+
+def test_separate_networks_are_separate(plugin):
+    variant = replace(plugin.spec.grid[0], hidden=(16, 8), per_model=True)
+    parameters = plugin.module.initial(8, model_means(TRAIN.Y), variant, chance(0, "initial"), "cpu")
+    parameters["weight2"] = torch.randn(4, 8, 1, generator=chance(1, "test"))
+    X = torch.tensor(TRAIN.unit[:20])
+    together = plugin.module.forward(parameters, X, lambda hidden: hidden)
+    for m in range(4):  # one network's arithmetic, by hand
+        hidden = (X @ parameters["weight0"].view(8, 4, 16)[:, m] + parameters["bias0"][m]).relu()
+        hidden = (hidden @ parameters["weight1"][m] + parameters["bias1"][m]).relu()
+        alone = hidden @ parameters["weight2"][m] + parameters["bias2"][m]
+        assert torch.allclose(together[:, m], alone[:, 0], atol=1e-5)
+
+
+def test_standardised_inputs_are_scaled_by_train_alone(spec):
+    train = labelled(TRAIN.X * 100 + 7, TRAIN.Y)
+    train.X[:, 3] = 5  # a constant feature
+    router = fit(spec, train=train, standardise=True)
+    mean, deviation = router.scaling
+    assert mean.numpy() == pytest.approx(train.X.mean(axis=0), rel=1e-4, abs=1e-3)
+    assert deviation[3] == 1
+    inputs = router._inputs(train).numpy()
+    assert inputs.std(axis=0)[[0, 1, 2]] == pytest.approx(1, abs=1e-3)
+    assert inputs[:, 3] == pytest.approx(0)
+    shifted = Queries(X=TEST.X * 100 + 50, texts=TEST.texts)
+    assert router._inputs(shifted)[:, :3].mean() == pytest.approx(0.43, abs=0.15)  # not centred by itself
+
+
+def test_only_the_unstandardised_head_ignores_the_length_of_an_embedding(spec):
+    longer = Queries(X=TEST.X * 3, texts=TEST.texts)
+    plain, standardised = fit(spec), fit(spec, standardise=True)
+    assert plain.scores(longer) == pytest.approx(plain.scores(TEST), abs=1e-5)
+    assert not np.allclose(standardised.scores(longer), standardised.scores(TEST), atol=1e-3)
+
+
+def test_batches_grow_with_the_training_data(plugin, monkeypatch):
+    seen = []
+
+    def spy(parameters, *args, training, **how):
+        seen.append(training.batch)
+        return parameters
+
+    monkeypatch.setattr(plugin.module, "fit_head", spy)
+    for n in (50_000, 50_001):
+        fit(plugin.spec, train=world(n, d=2, K=2), val=world(20, d=2, K=2))
+    assert seen == [256, 1024]
+
+
+# --- what every router owes ---------------------------------------------------------------------------
+
+FORMS = [
+    {"hidden": ()},
+    {"hidden": (16,)},
+    {"hidden": (16, 8), "loss": "mse"},
+    {"hidden": (16, 8), "per_model": True},
+    {"hidden": (16,), "standardise": True},
+]
+each_form = pytest.mark.parametrize("config", FORMS, ids=lambda c: "-".join(map(str, c.values())))
+
+
+@each_form
+def test_it_beats_the_base_rate_and_the_best_single_model_where_queries_tell(spec, config):
+    router = fit(spec, **config)
+    assert bce(router.scores(TRAIN), TRAIN.Y) < base_rate(TRAIN.Y) - 0.015
+    found, best = router.scores(TEST), TRAIN.Y.mean(axis=0).argmax()
+    assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+
+
+@each_form
+def test_a_router_from_its_state_gives_the_same_scores(spec, config):
+    router = fit(spec, **config)
+    variant = replace(spec.grid[0], **config)
+    again = spec.router.from_state(router.state(), variant=variant, device="cpu")
+    assert all(isinstance(value, np.ndarray) for value in router.state().values())
+    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+
+
+@each_form
+def test_a_seed_fixes_the_scores_and_another_seed_changes_them(spec, config):
+    first = scores(spec, seed=1, **config)
+    torch.manual_seed(5)
+    assert np.array_equal(first, scores(spec, seed=1, **config))
+    assert not np.array_equal(first, scores(spec, seed=2, **config))
+
+
+@each_form
+def test_scores_do_not_depend_on_batch_or_order(spec, config):
+    router, order = fit(spec, **config), np.random.default_rng(0).permutation(len(TEST))
+    whole = router.scores(TEST)
+    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(40)]
+    assert np.concatenate(one_by_one) == pytest.approx(whole[:40], abs=1e-6)
+    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
+    assert shuffled == pytest.approx(whole[order], abs=1e-6)
+
+
+@each_form
+def test_queries_without_a_label_change_nothing(spec, config):
+    extra = np.random.default_rng(5).normal(size=(100, 8)).astype("f4")
+    more = labelled(np.concatenate([extra, TRAIN.X]), np.concatenate([np.full((100, 4), NAN, "f4"), TRAIN.Y]))
+    assert np.array_equal(scores(spec, train=more, **config), scores(spec, **config))
+
+
+@each_form
+def test_a_model_never_run_gets_the_mean_of_the_pool(spec, config):
+    Y = TRAIN.Y.copy()
+    Y[:, 1] = NAN
+    found = scores(spec, train=labelled(TRAIN.X, Y), **config)
+    assert found[:, 1] == pytest.approx(Y[:, [0, 2, 3]].mean(), abs=1e-5)
+
+
+def test_permuting_the_models_permutes_the_scores_of_a_linear_head(spec):
+    order = [2, 0, 3, 1]
+    train, val = (labelled(s.X, np.ascontiguousarray(s.Y[:, order])) for s in (TRAIN, VAL))
+    permuted = scores(spec, train=train, val=val, hidden=())
+    assert permuted == pytest.approx(scores(spec, hidden=())[:, order], abs=1e-4)
+
+
+def test_permuting_the_models_permutes_the_scores_of_a_shared_network(spec):
+    order = [2, 0, 3, 1]
+    train, val = (labelled(s.X, np.ascontiguousarray(s.Y[:, order])) for s in (TRAIN, VAL))
+    assert scores(spec, train=train, val=val) == pytest.approx(scores(spec)[:, order], abs=1e-3)
+
+
+def test_test_labels_and_costs_are_never_read(spec):
+    poison = np.full_like(TEST.Y, NAN)
+    assert np.array_equal(scores(spec, labelled(TEST.X, poison, poison)), scores(spec))
+    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
+    assert np.array_equal(scores(spec, train=train, val=val), scores(spec))
+
+
+@pytest.mark.parametrize("per_model", [False, True])
+@pytest.mark.parametrize("K", [1, 2, 112])
+def test_pools_of_any_size_work(spec, K, per_model):
+    found = scores(
+        spec, world(50, K=K, seed=2), train=world(300, K=K), val=world(100, K=K, seed=1), per_model=per_model
+    )
+    assert found.shape == (50, K) and found.dtype == np.float32
+    assert ((found > 0) & (found < 1)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 20])
+def test_few_training_queries_work(spec, n):
+    found = scores(spec, train=labelled(TRAIN.X[:n], TRAIN.Y[:n]))
+    assert np.isfinite(found).all()
+
+
+def test_a_model_that_is_always_right_is_ranked_first(spec):
+    def certain(split):
+        Y = split.Y.copy()
+        Y[:, 2] = 1
+        return labelled(split.X, Y)
+
+    found = scores(spec, train=certain(TRAIN), val=certain(VAL))
+    assert (found.argmax(axis=1) == 2).all() and (found[:, 2] > 0.99).all()
+
+
+def test_labels_that_have_nothing_to_do_with_queries_give_about_the_best_single_model(spec):
+    rng, p = np.random.default_rng(3), [0.4, 0.5, 0.6, 0.7]
+
+    def independent(n):
+        return labelled(rng.normal(size=(n, 8)).astype("f4"), (rng.random((n, 4)) < p).astype("f4"))
+
+    train, val, test = independent(2000), independent(500), independent(2000)
+    chosen = test.Y[np.arange(2000), scores(spec, test, train=train, val=val).argmax(axis=1)]
+    standard_error = np.sqrt(0.7 * 0.3 / 2000)
+    assert chosen.mean() > test.Y[:, 3].mean() - 2 * standard_error
+
+
+def test_with_most_labels_missing_it_still_learns_and_what_stands_there_changes_nothing(spec):
+    sparse = world(4000, missing=0.6)
+    other_nan = sparse.Y.copy()
+    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
+    found = scores(spec, sparse, train=sparse)
+    assert bce(found, sparse.Y) < base_rate(sparse.Y) - 0.015
+    assert np.array_equal(scores(spec, sparse, train=labelled(sparse.X, other_nan)), found)
+
+
+def test_no_label_at_all_is_an_error_that_says_so(spec):
+    with pytest.raises(UsageError, match="no training query has a label"):
+        fit(spec, train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+
+
+def test_fitting_and_scoring_leave_inputs_and_global_chance_alone(spec):
+    train, val, test = world(), world(300, seed=1), world(300, seed=2)
+    for array in (train.X, train.Y, val.X, val.Y, test.X):
+        array.setflags(write=False)
+    state = torch.get_rng_state()
+    for config in FORMS:
+        router = fit(spec, train=train, val=val, **config)
+        before = {name: value.copy() for name, value in router.state().items()}
+        router.scores(test)
+        assert all(np.array_equal(value, before[name]) for name, value in router.state().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("index", range(15))
+def test_every_variant_of_the_grid_learns(spec, index):
+    train, val = world(300), world(100, seed=1)
+    router = spec.router()
+    router.fit(train, val, variant=spec.grid[index], seed=0, device="cpu")
+    assert bce(router.scores(train), train.Y) < base_rate(train.Y)
