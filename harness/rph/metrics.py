@@ -305,9 +305,7 @@ def selection_entropy(counts: Int64) -> float:
 
 # --- scores that are not probabilities --------------------------------------------------------------
 
-RIDGE = (
-    1e-6  # on the squares of both standardised parameters: finite where labels are separable, else invisible
-)
+RIDGE = 1e-9  # on the squares of both standardised parameters: keeps separable labels finite
 STEPS = 100  # of Newton; about ten are used, twenty where labels are separable
 
 
@@ -315,7 +313,7 @@ def fit_sigmoid(scores: Floats, Y: Floats) -> tuple[float, float]:
     """(a, b) of the one monotone map sigma(a s + b), a >= 0, that makes the observed labels most likely.
 
     Platt scaling with two parameters for all models together, so that no model gains on another: scores, Y [N, K].
-    Maximum likelihood on standardised scores, with a ridge of 1e-6 on the mean loss. Labels that contradict the order
+    Maximum likelihood on standardised scores, with a ridge of 1e-9 on the mean loss. Labels that contradict the order
     of the scores, or scores all equal, give a = 0 and the mean label. Fit it on scores of queries that the
     router did not learn from. Raises ValueError where nothing was observed.
     """
