@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,12 +24,15 @@ import pluggy
 
 from rph import hookspecs
 from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, RouterSpec
+from rph.disk import sha256_file
 from rph.errors import RphError, UsageError
 
 Kind = Literal["router", "encoder", "benchmark"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPECS: dict[Kind, type[Any]] = {"router": RouterSpec, "encoder": EncoderSpec, "benchmark": BenchmarkSpec}
 OURS = "rph"  # the distribution whose plugins no allow-list can turn off
+# Whatever a plugin raises is the plugin's failure, not ours: also `sys.exit`, but never Ctrl-C.
+FAILURES = (Exception, SystemExit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,12 @@ class Source:
     def full_name(self) -> str:
         return f"{self.kind}-{self.name}"
 
+    @property
+    def origin(self) -> str:
+        """Who provides it: a distribution and its version, or a file."""
+        what = self.target if isinstance(self.target, Path) else self.version
+        return f"{self.distribution} {what}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
@@ -62,15 +70,17 @@ class Plugin:
 
     @cached_property
     def code(self) -> str:
-        """sha256 over the plugin's own source files: an edited plugin is another plugin to the run store."""
-        digest = hashlib.sha256()
-        if hasattr(self.module, "__path__"):
-            files = sorted(file for folder in self.module.__path__ for file in Path(folder).rglob("*.py"))
-        else:
-            files = [Path(inspect.getfile(self.module))]
-        for file in files:
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+        """sha256 over the plugin's own files: an edited plugin is another plugin to the run store.
+
+        A third party's plugin is all of the package its module lies in; one of ours is a single file.
+        """
+        module = self.module if self.source.distribution == OURS else _outermost(self.module)
+        file = Path(str(module.__file__))
+        files = [file]
+        if hasattr(module, "__path__"):
+            files = [f for f in file.parent.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+        named = sorted((f.relative_to(file.parent).as_posix(), sha256_file(f)) for f in files)
+        return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 class Registry:
@@ -85,10 +95,14 @@ class Registry:
         self.manager.add_hookspecs(hookspecs)
         self._loaded: dict[tuple[Kind, str], Plugin] = {}
         self._sources: dict[tuple[Kind, str], list[Source]] = {}
+        self._switched_off: dict[tuple[str, str], str] = {}  # by the allow-list -> distribution
         for point in points:
             kind, _, name = point.name.partition("-")
             distribution = point.dist.name if point.dist else "an unknown distribution"
-            if kind not in KINDS or not name or not _allowed(point.name, distribution, allow):
+            if kind not in KINDS or not name:
+                continue  # a kind that a later version of rph may know
+            if not _allowed(point.name, distribution, allow):
+                self._switched_off[kind, name] = distribution
                 continue
             version = point.dist.version if point.dist else "?"
             self._add(Source(kind=kind, name=name, distribution=distribution, version=version, target=point))
@@ -100,9 +114,11 @@ class Registry:
 
     def add_file(self, path: Path) -> list[Source]:
         """Make a local Python file a plugin: every hook it implements registers the name its spec gives."""
+        path = path.resolve()
         if not path.is_file():
             raise UsageError(
-                f"plugin file {str(path)!r} does not exist", fix="check the path given to --plugin"
+                f"plugin file {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}",
+                fix="give --plugin the path of a Python file",
             )
         module = _import_file(path)
         added = []
@@ -110,7 +126,7 @@ class Registry:
             if hasattr(module, f"register_{kind}"):
                 try:
                     name = getattr(module, f"register_{kind}")().card.name
-                except Exception as error:
+                except FAILURES as error:
                     raise UsageError(
                         f"plugin file {str(path)!r} cannot be used",
                         why=f"register_{kind} raised {type(error).__name__}: {error}",
@@ -148,11 +164,14 @@ class Registry:
         if (kind, name) not in self._loaded:
             source, *rivals = self._sources[kind, name]
             if rivals:
-                by = ", ".join(f"{s.distribution} {s.version}" for s in (source, *rivals))
+                by = " and by ".join(s.origin for s in (source, *rivals))
+                local = any(isinstance(s.target, Path) for s in rivals)
                 raise UsageError(
                     f"{kind} {name!r} is provided {len(rivals) + 1} times: by {by}",
                     why="a result must name one implementation",
-                    fix="uninstall one of them, or leave it out of RPH_PLUGINS",
+                    fix="give the one in your file another name"
+                    if local
+                    else "uninstall one of them, or leave it out of RPH_PLUGINS",
                 )
             self._loaded[kind, name] = self._import(source)
         return self._loaded[kind, name]
@@ -166,7 +185,8 @@ class Registry:
 
     def require_all(self) -> None:
         """Strict mode: raise if any installed plugin cannot be used."""
-        failures = [error for s in self.sources() if isinstance(error := self.try_load(s), RphError)]
+        one_of_each = [rivals[0] for rivals in self._sources.values()]
+        failures = [error for s in one_of_each if isinstance(error := self.try_load(s), RphError)]
         if failures:
             raise RphError(
                 f"{len(failures)} installed plugin(s) cannot be used, and --strict-plugins is on",
@@ -175,11 +195,24 @@ class Registry:
             )
 
     def _behind_alias(self, kind: Kind, name: str) -> str:
-        for known in self.names(kind):
-            plugin = self.try_load(self._sources[kind, known][0])
-            if isinstance(plugin, Plugin) and name in plugin.spec.card.aliases:
-                return known
         names = self.names(kind)
+        plugins = [self.try_load(self._sources[kind, known][0]) for known in names]
+        owners = [p for p in plugins if isinstance(p, Plugin) and name in p.spec.card.aliases]
+        if len(owners) > 1:
+            raise UsageError(
+                f"{kind} {name!r} is an alias of {len(owners)} plugins: "
+                + " and ".join(f"{p.name!r} of {p.source.origin}" for p in owners),
+                why="a result must name one implementation",
+                fix=f"use the name {' or '.join(repr(p.name) for p in owners)}",
+            )
+        if owners:
+            return owners[0].name
+        if (kind, name) in self._switched_off:
+            raise UsageError(
+                f"{kind} {name!r} is switched off",
+                why=f"it is installed, by {self._switched_off[kind, name]}, but RPH_PLUGINS does not list it",
+                fix=f"add {kind}-{name} to RPH_PLUGINS, or unset it",
+            )
         close = difflib.get_close_matches(name, names, n=3)
         raise UsageError(
             f"{kind} {name!r} is not installed",
@@ -197,7 +230,7 @@ class Registry:
             _check_spec(source, spec)
         except RphError:
             raise
-        except Exception as error:  # whatever a plugin's import raises is the plugin's failure, not ours
+        except FAILURES as error:
             raise RphError(
                 f"{source.kind} {source.name!r} is installed but cannot be used",
                 why=f"{type(error).__name__}: {error}",
@@ -206,17 +239,15 @@ class Registry:
         return Plugin(source=source, spec=spec, module=module)
 
     def _spec_of(self, source: Source, module: ModuleType) -> Any:
-        registered = self.manager.get_plugin(source.full_name)
-        if registered is not module:
-            if registered is not None:
-                self.manager.unregister(name=source.full_name)
-            # One module may hold several kinds; pluggy wants each registered plugin object once.
-            if not self.manager.is_registered(module):
-                self.manager.register(module, name=source.full_name)
+        if not isinstance(module, ModuleType):
+            raise TypeError(f"its entry point names a {type(module).__name__}, not a module")
+        # One module may hold several kinds; pluggy wants each registered plugin object once.
+        if not self.manager.is_registered(module):
             try:
+                self.manager.register(module, name=source.full_name)
                 self.manager.check_pending()
             except pluggy.PluginValidationError:
-                self.manager.unregister(module)  # or it would fail every plugin loaded after it
+                self.manager.unregister(name=source.full_name)  # or it would fail all that load later
                 raise
         caller = getattr(self.manager.hook, f"register_{source.kind}")
         for implementation in caller.get_hookimpls():
@@ -245,7 +276,6 @@ def _allowed(point: str, distribution: str, allow: frozenset[str] | None) -> boo
 
 def _import_file(path: Path) -> ModuleType:
     """Import a file under a name made from its path, once per process."""
-    path = path.resolve()
     name = f"rph_local_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -256,14 +286,23 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+    except BaseException as error:
+        del sys.modules[name]  # also after Ctrl-C: a half-run module must not be found there
+        if not isinstance(error, FAILURES):
+            raise
         raise UsageError(
             f"plugin file {str(path)!r} cannot be used",
             why=f"{type(error).__name__}: {error}",
             fix="repair the file",
         ) from error
     return module
+
+
+def _outermost(module: ModuleType) -> ModuleType:
+    """The outermost package that `module` lies in, or `module` itself; a namespace package has no files of its own."""
+    parts = module.__name__.split(".")
+    parents = (sys.modules[".".join(parts[:n])] for n in range(1, len(parts)))
+    return next((parent for parent in parents if getattr(parent, "__file__", None)), module)
 
 
 def allow_list(environ: Mapping[str, str] = os.environ) -> frozenset[str] | None:
