@@ -144,7 +144,7 @@ def gap_closed(accuracy: float | None, best_single: float | None, oracle: float 
     None where one of them is unknown or there is no gap to close. Paper, Sec. 6, takes a router for the floor
     where we take the best single model.
 
-    >>> gap_closed(0.7, best_single=0.6, oracle=0.8)
+    >>> gap_closed(0.75, best_single=0.5, oracle=1.0)
     0.5
     """
     if accuracy is None or best_single is None or oracle is None or oracle <= best_single:
