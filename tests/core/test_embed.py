@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 import warnings
 from collections import Counter
@@ -544,6 +545,7 @@ def test_a_process_killed_again_and_again_from_outside_still_arrives(tmp_path, m
         process = child(log, "slowly", 0.1)
         while not log.exists() or len(log.read_text().splitlines()) < 16 * kills:
             assert process.poll() is None
+            time.sleep(0.01)
         process.kill()
         process.communicate()
     got = made(dataset())
@@ -612,9 +614,10 @@ def test_of_two_processes_one_encodes_and_the_other_reads_its_entry(tmp_path):
 
 def test_who_waits_hears_of_the_others_progress_and_takes_over_when_it_dies(tmp_path):
     log = tmp_path / "log"
-    other = child(log, "slowly", 0.4)
+    other = child(log, "slowly", 1.0)
     while not log.exists() or len(log.read_text().splitlines()) < 9:
         assert other.poll() is None
+        time.sleep(0.01)
     seen = []
 
     def progress(done, total):
