@@ -41,20 +41,18 @@ GATHERED = {"cpu": 1 << 22, "cuda": 1 << 26}  # neighbour labels held at once
 class Config:
     neighbours: int = 100  # N; all training queries where there are fewer
     step: float = 16.0  # Kf, Elo points per comparison
-    pairs: Literal["all-opponents", "one"] = (
-        "all-opponents"  # comparisons per query, M: m - 1, or 1 as in the paper
-    )
+    pairs: Literal["all-opponents", "one"] = "all-opponents"  # comparisons per query: m - 1 or 1
     global_weight: float = 0.5  # P
 
 
 GRID = (
-    Config(100, 16, "all-opponents", 0.5),
+    Config(100, 16.0, "all-opponents", 0.5),
     *(Config(20, step, "all-opponents", 0.5) for step in (32.0, 16.0)),
     *(Config(50, step, "all-opponents", p) for step, p in ((8.0, 0.0), (16.0, 0.5), (32.0, 0.5))),
     *(Config(100, step, "all-opponents", p) for step, p in ((4.0, 0.0), (8.0, 0.0), (32.0, 0.5))),
     *(Config(200, step, "all-opponents", p) for step, p in ((4.0, 0.0), (8.0, 0.0), (8.0, 0.5), (16.0, 0.5))),
-    Config(400, 4, "all-opponents", 0.0),
-    Config(20, 32, "one", 0.5),  # the paper's
+    Config(400, 4.0, "all-opponents", 0.0),
+    Config(20, 32.0, "one", 0.5),  # the paper's
 )
 
 
