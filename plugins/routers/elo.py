@@ -101,7 +101,8 @@ def bradley_terry(W: Float64) -> Float64:
         # The likelihood does not change when all ratings move together; the added constant fixes their mean.
         hessian = np.diag(curvature.sum(axis=1)) - curvature + 1 / K
         step = np.linalg.solve(hessian, gradient)
-        while np.abs(step).max() > 1e-9 and _log_likelihood(W, r + step) < _log_likelihood(W, r):
+        # A long step can overshoot; near the top the likelihood's own rounding would stop a short one.
+        while np.abs(step).max() > 1e-3 and _log_likelihood(W, r + step) < _log_likelihood(W, r):
             step /= 2
         r += step
         if np.abs(step).max() <= 1e-9:
