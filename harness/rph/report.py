@@ -42,7 +42,6 @@ def _leaderboard(cells: list[CellResult]) -> Table:
         table.add_column("$ / 1k", justify="right", no_wrap=True)
     table.add_column("BCE", justify="right", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column("chosen variant", overflow="fold")
     width = len(table.columns)
 
     def row(cells: Iterable[str], style: str = "") -> None:
@@ -67,21 +66,20 @@ def _leaderboard(cells: list[CellResult]) -> Table:
             utility = cell.utility or {}
             values.append(percent(utility.get("0.5")))
             values.append("n/a" if cell.cost is None else f"{1000 * cell.cost:.3g}")
-        values += [number(cell.bce, 3), f"{cell.seconds:.1f}", cell.variant_name]
+        values += [number(cell.bce, 3), f"{cell.seconds:.1f}"]
         row(values)
-    row(
-        ["", f"best single: {reference.best_single_model}", percent(reference.best_single), percent(0.0)],
-        BASELINE,
-    )
+    row(["", "best single", percent(reference.best_single), percent(0.0)], BASELINE)
     row(["", "random", percent(reference.random)], BASELINE)
     return table
 
 
 def _caption(cells: list[CellResult], has_costs: bool) -> str:
     seeds = max(len(cell.seeds) for cell in cells)
-    lines = [f"test acc.: mean ± std over {seeds} seeds; a deterministic router is trained once."]
-    base = cells[0].reference.base_rate_bce
-    lines.append(f"BCE of predicting each model's train mean: {number(base, 3)}.")
+    reference = cells[0].reference
+    lines = [f"{cell.router}: {cell.variant_name}" for cell in cells]
+    lines.append(f"test acc.: mean ± std over {seeds} seed(s); a deterministic router is trained once.")
+    lines.append(f"best single: {reference.best_single_model}, chosen on train.")
+    lines.append(f"BCE of predicting each model's train mean: {number(reference.base_rate_bce, 3)}.")
     if not has_costs:
         lines.append("Cost and utility: n/a (the benchmark has no costs).")
     if any(cell.reference.bayes is not None for cell in cells):

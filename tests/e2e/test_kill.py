@@ -72,9 +72,7 @@ class Runs:
 
 def without_times(cells):
     """What must be equal: everything but the seconds, and the folder of the plugin file."""
-    return {
-        (cell["router"], key): value for cell in cells for key, value in cell.items() if key != "seconds"
-    }
+    return {(cell["router"], key): value for cell in cells for key, value in cell.items() if key != "seconds"}
 
 
 def test_killed_at_ten_random_moments_the_run_ends_as_if_nothing_had_happened(tmp_path):
