@@ -164,7 +164,8 @@ def local_ratings(start: Tensor, labels: Tensor, replays: Sequence[Replay]) -> T
         R = ratings[:active]  # a view: those that reach this far
         a = torch.exp(R.clamp(-FARTHEST, FARTHEST) / POINTS)
         odds = torch.add(a[..., :, None], a[..., None, :]).reciprocal_()  # [active, b, K, K]: 1 / (a_i + a_j)
-        expected = a * seen[t] * (odds @ seen[t][..., None])[..., 0]
+        # A plain sum: twice as fast as a matrix product here, and its rounding does not depend on the batch.
+        expected = a * seen[t] * odds.mul_(seen[t][:, None, :]).sum(dim=-1)
         R += kk[:active, t] * (won[t] - expected)
     return ratings
 

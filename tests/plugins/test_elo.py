@@ -329,9 +329,10 @@ def test_permuting_the_models_permutes_the_scores(variant):
     np.testing.assert_allclose(permuted, score(train, queries, variant)[:, order], atol=ROUNDING)
 
 
+@pytest.mark.parametrize("K", [4, 112])
 @pytest.mark.parametrize("variant", TWO, ids=str)
-def test_scores_do_not_depend_on_the_batch_or_its_order(variant):
-    train, queries = world(missing=0.2), some_queries(300)
+def test_scores_do_not_depend_on_the_batch_or_its_order(variant, K):
+    train, queries = world(missing=0.2, K=K), some_queries(300)
     whole = score(train, queries, variant)
     order = np.random.default_rng(0).permutation(300)
     np.testing.assert_array_equal(score(train, as_queries(queries.X[order]), variant), whole[order])
