@@ -163,7 +163,7 @@ def _read_split(path: Path, models: Sequence[str], *, costs: bool) -> Split:
     if not path.is_file():
         raise UsageError(f"{path} does not exist", why=f"{HEAD} names it as a split", fix="correct `splits`")
     try:
-        rows = pq.read_table(path, partitioning=None)  # a folder named a=b would add a column
+        rows = pq.ParquetFile(path).read()  # read_table would add columns for a folder named a=b
     except (pa.ArrowException, OSError) as error:
         raise UsageError(
             f"{path} cannot be read as Parquet",
