@@ -4,7 +4,7 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
-import toys
+from tests import toys
 
 from rph import embed, run
 from rph.errors import UsageError

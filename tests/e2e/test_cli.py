@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import toys
+from tests import toys
 
 from rph import cli
 

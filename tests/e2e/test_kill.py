@@ -10,7 +10,7 @@ import time
 from collections import Counter
 
 import pytest
-import toys
+from tests import toys
 
 ROUTERS = ["--router", "toy", "--router", "knn", "--router", "kmeans", "--router", "mlp", "--router", "elo"]
 

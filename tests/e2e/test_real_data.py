@@ -10,8 +10,8 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-import toys
 from sklearn.neighbors import NearestNeighbors
+from tests import toys
 
 from rph import run
 from rph.protocol import PRESETS
