@@ -150,4 +150,4 @@ def test_on_real_queries_its_neighbours_route_better_than_the_best_single_model(
     accuracy = data.test.labels[np.arange(len(scores)), scores.argmax(axis=1)].mean()
     best_single = data.test.labels[:, means.argmax()].mean()
     assert best_single == pytest.approx(0.573, abs=0.001)
-    assert accuracy == pytest.approx(0.613, abs=0.005)
+    assert accuracy == pytest.approx(0.611, abs=0.005)
