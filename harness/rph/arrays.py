@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from rph.lazy import np
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
     from rph.api import Float32
+
+    Floats = NDArray[np.floating[Any]]
+    Float64 = NDArray[np.float64]
 
 ROWS = 8192  # rows handled at once where a temporary of the input's size would double the memory
 
@@ -24,16 +31,22 @@ def unit_rows(X: Float32) -> Float32:
     return out
 
 
-def model_means(Y: Float32) -> Float32:
-    """Y [N, K] labels, NaN = not observed -> [K] observed means p_m.
-
-    A model that was never observed gets the mean over the pool of the others (0.5 if none was observed):
-    a finite, uninformative prior.
-    """
+def observed_means(Y: Floats) -> Float64:
+    """Y [N, K] -> [K], each model's mean observed label; NaN where it was never observed."""
     seen = ~np.isnan(Y)
     counts = seen.sum(axis=0)
     sums = np.where(seen, Y, 0).sum(axis=0, dtype=np.float64)
-    means = np.divide(sums, counts, out=np.full(Y.shape[1], np.nan), where=counts > 0)
-    means[counts == 0] = means[counts > 0].mean() if (counts > 0).any() else 0.5
-    result: Float32 = means.astype(np.float32)
+    means: Float64 = np.divide(sums, counts, out=np.full(Y.shape[1], np.nan), where=counts > 0)
+    return means
+
+
+def model_means(Y: Float32) -> Float32:
+    """Y [N, K] labels, NaN = not observed -> [K] observed means p_m, finite.
+
+    A model that was never observed gets the mean over the pool of the others (0.5 if none was observed): an
+    uninformative prior.
+    """
+    means = observed_means(Y)
+    known = ~np.isnan(means)
+    result: Float32 = np.where(known, means, means[known].mean() if known.any() else 0.5).astype(np.float32)
     return result

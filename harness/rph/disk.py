@@ -60,11 +60,11 @@ def _explained(error: OSError, doing: str, path: Path) -> OSError | RphError:
             why=f"{error.strerror}; nothing half-written was left behind",
             fix="free some space, or point RPH_HOME at a larger disk; the same command then continues",
         )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
         return RphError(
             f"{path} cannot be written ({doing})",
             why=str(error.strerror),
-            fix="make the folder writable, or point RPH_HOME at one that is",
+            fix="make it a folder you may write to, or point RPH_HOME at one that is",
         )
     return error
 
@@ -80,7 +80,9 @@ def new_file(path: Path, doing: str) -> Iterator[Path]:
         try:
             yield temporary
             _flush(temporary)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp's are the owner's alone; a cache may be shared
             temporary.replace(path)
+            _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -99,15 +101,27 @@ def new_folder(path: Path, doing: str) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _flush(file)
+            temporary.chmod(0o777 & ~_umask())
             try:
                 temporary.rename(path)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+            _flush(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Have the system write a file, or a folder's list of names, to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # can only be read by setting it
+    os.umask(mask)
+    return mask

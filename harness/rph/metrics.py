@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rph.arrays import observed_means
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -47,15 +48,6 @@ def _mean(values: Floats) -> Mean:
 
 
 # --- routes and their accuracy ----------------------------------------------------------------------
-
-
-def observed_means(Y: Floats) -> Float64:
-    """Y [N, K] -> [K], each model's mean observed label; NaN where it was never observed."""
-    seen = ~np.isnan(Y)
-    counts = seen.sum(axis=0)
-    sums = np.where(seen, Y, 0).sum(axis=0, dtype=np.float64)
-    means: Float64 = np.divide(sums, counts, out=np.full(Y.shape[1], np.nan), where=counts > 0)
-    return means
 
 
 def _preference(prior: Floats) -> Int64:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rph import metrics
 from rph.api import RouterCard, RoutingDataset, Split
+from rph.arrays import observed_means
 from rph.store import Scored
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class CellResult(Record):
 def reference(dataset: RoutingDataset) -> Reference:
     """The rows of a table that no router decides. Metrics alone compute them; no router can select by them."""
     test = dataset.test
-    prior = metrics.observed_means(dataset.train.labels)
+    prior = observed_means(dataset.train.labels)
     best = metrics.best_single_model(prior)
     hard, easy = metrics.hard_easy(test.labels, best)
     p = test.p_correct
@@ -145,7 +146,7 @@ def reference(dataset: RoutingDataset) -> Reference:
 
 def routing_accuracy(scores: Float32, split: Split, train: Split) -> float | None:
     """Accuracy at lambda = 0 of scores [N, K] on a split; None where no chosen model's label was observed."""
-    prior = metrics.observed_means(train.labels)
+    prior = observed_means(train.labels)
     return metrics.accuracy(metrics.route(scores, prior), split.labels).value
 
 
@@ -154,7 +155,7 @@ def measure(
 ) -> Measured:
     """Everything the test split says about one seed's scores."""
     test, K = dataset.test, len(dataset.models)
-    prior = metrics.observed_means(dataset.train.labels)
+    prior = observed_means(dataset.train.labels)
     route = metrics.route(scored.test, prior)
     accuracy = metrics.accuracy(route, test.labels)
     hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -458,9 +459,11 @@ class Cell:
         )
 
 
+@functools.cache
 def _packages() -> dict[str, str]:
     return {OURS: version(OURS), **{name: version(name) for name in PACKAGES}}
 
 
+@functools.cache  # the code that was imported is what runs, whatever is edited meanwhile
 def _shared_code() -> str:
     return digest([disk.sha256_file(Path(str(module.__file__))) for module in SHARED_CODE])

@@ -45,7 +45,7 @@ class LSA:
     def fit(self, train_texts: Sequence[str]) -> None:
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         terms = TfidfVectorizer(
             token_pattern=TERM,

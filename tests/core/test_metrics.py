@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rph import metrics
+from rph.arrays import observed_means
 from rph.metrics import CostScale, Mean
 
 NAN = np.nan
@@ -27,7 +28,7 @@ def close(expected, tolerance=1e-12):
 
 
 def test_observed_means_skip_missing_labels_and_are_nan_where_nothing_was_observed():
-    means = metrics.observed_means(np.array([[1, NAN, NAN], [0, 1, NAN], [0.5, NAN, NAN]], np.float32))
+    means = observed_means(np.array([[1, NAN, NAN], [0, 1, NAN], [0.5, NAN, NAN]], np.float32))
     assert means.dtype == np.float64
     assert means[:2].tolist() == [0.5, 1.0]
     assert np.isnan(means[2])
