@@ -81,8 +81,8 @@ def _label_table(Y: Float32, device: str) -> tuple[Tensor, Tensor]:
     Columns: the K labels, 0 where missing; one of ones, for the models observed everywhere; and for each
     other model 1 where it was observed. So a complete table is one column wider than its labels, not K.
 
-    In float64, like the weights: the order in which a product sums depends on its shape, so on the batch and on
-    the other variants; rounded to float32 afterwards, the scores do not.
+    In float64, like the weights: the order in which a product sums depends on its shape, so on the batch and
+    on the other variants; rounded to float32 afterwards, the scores do not.
     """
     seen = ~np.isnan(Y)
     gaps = np.flatnonzero(~seen.all(axis=0))  # models with a missing label
