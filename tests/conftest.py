@@ -1,8 +1,12 @@
 """Fixtures every test shares: an RPH_HOME of its own, and the real data where it is present."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Small tests gain nothing from a second thread and lose much where another process has the core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from rph.errors import UsageError
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -124,6 +125,29 @@ class Labelled(Queries):
     Y: Float32  # [N, K] labels in [0, 1], NaN = not observed
     C: Float32 | None  # [N, K] US dollars per call, NaN = unknown; None: the benchmark has no costs
     models: tuple[str, ...]  # K names
+
+    @cached_property
+    def observed(self) -> Labelled:
+        """The queries on which any model was observed: the others must change nothing. Self where that is all.
+
+        Raises UsageError where there is none.
+        """
+        seen = np.asarray(~np.isnan(self.Y).all(axis=1))  # [N]
+        if not seen.any():
+            raise UsageError(
+                "no training query has a label",
+                why=f"all labels of the {len(self)} training queries are missing",
+                fix="check the labels of the benchmark's train split",
+            )
+        if seen.all():
+            return self
+        return replace(
+            self,
+            X=self.X[seen],
+            texts=[text for text, kept in zip(self.texts, seen, strict=True) if kept],
+            Y=self.Y[seen],
+            C=None if self.C is None else self.C[seen],
+        )
 
 
 # --- routers ----------------------------------------------------------------------------------------

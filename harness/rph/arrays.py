@@ -1,15 +1,17 @@
-"""Numeric helpers that several routers share. Pure functions on numpy arrays."""
+"""Numeric helpers that several routers share. Pure functions."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
-from rph.lazy import np
+from rph.lazy import np, torch
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from rph.api import Float32
 
@@ -50,3 +52,11 @@ def model_means(Y: Float32) -> Float32:
     known = ~np.isnan(means)
     result: Float32 = np.where(known, means, means[known].mean() if known.any() else 0.5).astype(np.float32)
     return result
+
+
+def to_device(array: NDArray[Any], device: str) -> Tensor:
+    """The array as a tensor on `device`. On the CPU it shares the array's memory: do not write to it."""
+    with warnings.catch_warnings():
+        # Embeddings are memory-mapped read-only; torch warns that writing to them would be undefined.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)

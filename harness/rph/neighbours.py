@@ -7,38 +7,19 @@ largest k serves a whole grid.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rph.lazy import np, torch
+from rph.arrays import to_device
+from rph.lazy import torch
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from rph.api import Float32, Labelled
+    from rph.api import Float32
 
 BLOCK = 256  # queries searched at once: bounds memory at BLOCK * N cosines; measured fastest of 32 to 512
 TIED = 32  # queries whose tied cosines are settled at once: bounds memory at TIED * N
-
-
-def memory(train: Labelled) -> tuple[Float32, Float32]:
-    """What a neighbour-based router remembers of `train`: unit embeddings [N, d] and labels [N, K].
-
-    Left out are queries on which no model was observed: each would take a neighbour's place and say nothing.
-    Nothing is copied where there are none.
-    """
-    seen = ~np.isnan(train.Y).all(axis=1)
-    return (train.unit, train.Y) if seen.all() else (train.unit[seen], train.Y[seen])
-
-
-def to_device(array: NDArray[Any], device: str) -> Tensor:
-    """The array as a tensor on `device`. On the CPU it shares the array's memory: do not write to it."""
-    with warnings.catch_warnings():
-        # Embeddings are memory-mapped read-only; torch warns that writing to them would be undefined.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def nearest(queries: Float32, train: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, RphError, Trial, hookimpl
+from rph.arrays import to_device
 from rph.lazy import np, torch
-from rph.neighbours import memory, nearest, to_device
+from rph.neighbours import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -235,8 +236,9 @@ class EloRouter:
 
 def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> EloGroup:
     """Fit trials together: one neighbour search, at the largest N, and one global rating serve them all."""
-    X, Y = memory(train)
-    return EloGroup(X, Y, global_ratings(Y), [trial.variant for trial in trials], device)
+    known = train.observed
+    ratings = global_ratings(known.Y)
+    return EloGroup(known.unit, known.Y, ratings, [trial.variant for trial in trials], device)
 
 
 CARD = RouterCard(

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, UsageError, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph.arrays import to_device
 from rph.clusters import Clustering, cluster_means, kmeans, nearest
-from rph.lazy import np, torch
+from rph.lazy import torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +42,9 @@ class KMeansRouter:
     means: torch.Tensor  # [C, K]
 
     def fit(self, train: Labelled, val: Labelled, *, variant: Config, seed: int, device: str) -> None:
-        X, Y = _labelled_rows(train, device)
-        self._learn(_cluster(X, _clusters(variant, X), seed), Y, variant)
+        known = train.observed
+        X = to_device(known.unit, device)
+        self._learn(_cluster(X, _clusters(variant, X), seed), known.Y, variant)
 
     def _learn(self, found: Clustering, Y: Float32, variant: Config) -> None:
         means = cluster_means(Y, found.assignment, len(found.centres), shrinkage=variant.shrinkage)
@@ -50,7 +52,7 @@ class KMeansRouter:
         self.means = torch.from_numpy(means).to(found.centres.device)
 
     def scores(self, queries: Queries) -> Float32:
-        X = torch.tensor(queries.unit, device=self.centres.device)
+        X = to_device(queries.unit, str(self.centres.device))
         result: Float32 = self.means[nearest(X, self.centres)].cpu().numpy()
         return result
 
@@ -75,7 +77,8 @@ class KMeansGroup:
 
 def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> KMeansGroup:
     """One clustering for all trials of equal seed and number of clusters; scores equal those of `fit`, bit for bit."""
-    X, Y = _labelled_rows(train, device)
+    known = train.observed
+    X = to_device(known.unit, device)
     found: dict[tuple[int, int], Clustering] = {}
     routers = []
     for trial in trials:
@@ -83,21 +86,9 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
         if key not in found:
             found[key] = _cluster(X, *key)
         router = KMeansRouter()
-        router._learn(found[key], Y, trial.variant)
+        router._learn(found[key], known.Y, trial.variant)
         routers.append(router)
     return KMeansGroup(routers)
-
-
-def _labelled_rows(train: Labelled, device: str) -> tuple[torch.Tensor, Float32]:
-    """The training queries that have a label at all: the others must change nothing."""
-    rows = ~np.isnan(train.Y).all(axis=1)
-    if not rows.any():
-        raise UsageError(
-            "kmeans cannot learn: no training query has a label",
-            why=f"all labels of the {len(train)} training queries are missing",
-            fix="check the labels of the benchmark's train split",
-        )
-    return torch.tensor(train.unit[rows], device=device), train.Y[rows]
 
 
 def _clusters(variant: Config, X: torch.Tensor) -> int:

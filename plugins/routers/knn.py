@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
-from rph.arrays import model_means
+from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
-from rph.neighbours import memory, nearest, to_device
+from rph.neighbours import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,8 @@ class KnnRouter:
 
 def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> KnnGroup:
     """Fit trials together: one neighbour search, at the largest k, serves them all."""
-    return KnnGroup(*memory(train), [trial.variant for trial in trials], device)
+    known = train.observed
+    return KnnGroup(known.unit, known.Y, [trial.variant for trial in trials], device)
 
 
 CARD = RouterCard(

@@ -12,8 +12,8 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, UsageError, hookimpl
-from rph.arrays import model_means
+from rph import Labelled, Queries, RouterCard, RouterSpec, hookimpl
+from rph.arrays import model_means, to_device
 from rph.heads import Training, Validation, chance, fit_head, masked_bce, masked_mse, observed, outputs_of
 from rph.lazy import np, torch
 
@@ -60,27 +60,21 @@ class MlpRouter:
 
     def fit(self, train: Labelled, val: Labelled, *, variant: Config, seed: int, device: str) -> None:
         self.device = device
-        rows = ~np.isnan(train.Y).all(axis=1)  # a query without a label must change nothing
-        if not rows.any():
-            raise UsageError(
-                "mlp cannot learn: no training query has a label",
-                why=f"all labels of the {len(train)} training queries are missing",
-                fix="check the labels of the benchmark's train split",
-            )
+        known = train.observed
         if variant.standardise:
-            self.scaling = _scaling(train.X[rows], device)
-        X = self._inputs(train)[torch.tensor(rows, device=device)]
+            self.scaling = _scaling(known.X, device)
+        X = self._inputs(known)
         means = model_means(train.Y)
         self.parameters = fit_head(
             initial(X.shape[1], means, variant, chance(seed, "initial"), device),
             forward,
             LOSSES[variant.loss],
             X=X,
-            targets=observed(train.Y[rows], device),
+            targets=observed(known.Y, device),
             val=Validation(
                 X=self._inputs(val),
-                Y=torch.tensor(val.Y, device=device),
-                means=torch.tensor(means, device=device),
+                Y=to_device(val.Y, device),
+                means=to_device(means, device),
             ),
             training=Training(
                 learning_rate=variant.learning_rate,
@@ -93,9 +87,9 @@ class MlpRouter:
 
     def _inputs(self, queries: Queries) -> torch.Tensor:
         if self.scaling is None:
-            return torch.tensor(queries.unit, device=self.device)
+            return to_device(queries.unit, self.device)
         mean, deviation = self.scaling
-        return torch.tensor(queries.X, device=self.device).sub_(mean).div_(deviation)
+        return to_device(queries.X, self.device).sub(mean).div_(deviation)
 
     def scores(self, queries: Queries) -> Float32:
         z = outputs_of(forward, self.parameters, self._inputs(queries))

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rph import Labelled
-from rph.neighbours import BLOCK, memory, nearest, to_device
+from rph import Labelled, UsageError
+from rph.arrays import to_device
+from rph.neighbours import BLOCK, nearest
 
 
 def unit(n, d=8, seed=0):
@@ -129,17 +130,23 @@ def labelled(X, Y):
     return Labelled(X=X, texts=[""] * len(X), Y=Y, C=None, models=tuple("abcdefgh"[: Y.shape[1]]))
 
 
-def test_memory_is_the_training_arrays_themselves_where_every_query_has_a_label():
+def test_observed_is_the_training_data_itself_where_every_query_has_a_label():
     X, Y = unit(4), np.array([[1, np.nan], [0, 1], [np.nan, 0], [1, 1]], np.float32)
-    kept_X, kept_Y = memory(labelled(X, Y))
-    assert np.shares_memory(kept_X, X) and kept_Y is Y
+    train = labelled(X, Y)
+    assert train.observed is train and train.unit is X
 
 
-def test_memory_leaves_out_queries_without_any_label():
+def test_observed_leaves_out_queries_without_any_label():
     X, Y = unit(3), np.array([[1, np.nan], [np.nan, np.nan], [np.nan, 0]], np.float32)
-    kept_X, kept_Y = memory(labelled(X, Y))
-    np.testing.assert_array_equal(kept_X, X[[0, 2]])
-    np.testing.assert_array_equal(kept_Y, Y[[0, 2]])
+    known = labelled(X, Y).observed
+    np.testing.assert_array_equal(known.X, X[[0, 2]])
+    np.testing.assert_array_equal(known.Y, Y[[0, 2]])
+    assert len(known.texts) == 2
+
+
+def test_observed_says_so_where_nothing_was():
+    with pytest.raises(UsageError, match="no training query has a label"):
+        _ = labelled(unit(2), np.full((2, 2), np.nan, np.float32)).observed
 
 
 @pytest.mark.gpu
