@@ -323,8 +323,10 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         from rph import report
 
         console = _wide_console()
-        for table in report.leaderboards(outcome.results):
+        for table, notes in report.leaderboards(outcome.results):
             console.print(table)
+            for note in notes:
+                console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
     for failure in outcome.failures:
         if failure.traceback:
             typer.echo(f"\n{failure.traceback.rstrip()}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from rich.markup import escape
 from rich.table import Table
 
 from rph.metrics import gap_closed
@@ -13,30 +14,28 @@ from rph.results import CellResult
 BASELINE = "dim"
 
 
-def leaderboards(results: Sequence[CellResult]) -> Iterator[Table]:
-    """One table per (benchmark, encoder), in the order in which the results came."""
+def leaderboards(results: Sequence[CellResult]) -> Iterator[tuple[Table, list[str]]]:
+    """A table and the lines below it per (benchmark, encoder), in the order in which the results came."""
     order = list(dict.fromkeys((r.bench, r.encoder) for r in results))
     ranked = sorted(results, key=lambda r: (order.index((r.bench, r.encoder)), -(r.test_accuracy_mean or 0)))
     for _, cells in groupby(ranked, key=lambda r: (r.bench, r.encoder)):
-        yield _leaderboard(list(cells))
+        board = list(cells)
+        yield _leaderboard(board), _notes(board)
 
 
 def _leaderboard(cells: list[CellResult]) -> Table:
     first = cells[0]
     reference = first.reference
     has_costs = any(cell.utility is not None for cell in cells)
-    partial = any(cell.coverage < 1 for cell in cells)
     table = Table(
-        title=f"{first.bench} x {first.encoder}, protocol {first.protocol}: "
-        f"{reference.n_train} train, {reference.n_val} val, {first.n_test} test, {len(first.models)} models",
+        title=escape(
+            f"{first.bench} x {first.encoder}, protocol {first.protocol}: "
+            f"{reference.n_train} train, {reference.n_val} val, {first.n_test} test, {len(first.models)} models"
+        ),
         title_justify="left",
-        caption=_caption(cells, has_costs),
-        caption_justify="left",
     )
-    for heading in ("#", "router", "test acc. %", "gap closed %", "val acc. %"):
+    for heading in ("#", "router", "test acc. %", "gap closed %", "val acc. %", "coverage %"):
         table.add_column(heading, justify="left" if heading == "router" else "right", no_wrap=True)
-    if partial:
-        table.add_column("coverage %", justify="right", no_wrap=True)
     if has_costs:
         table.add_column("U(0.5) %", justify="right", no_wrap=True)
         table.add_column("$ / 1k", justify="right", no_wrap=True)
@@ -55,13 +54,12 @@ def _leaderboard(cells: list[CellResult]) -> Table:
     for rank, cell in enumerate(cells, start=1):
         values = [
             str(rank),
-            cell.router,
+            escape(cell.router),
             percent(cell.test_accuracy_mean) + _plus_minus(cell.test_accuracy_std),
             percent(cell.gap_closed),
             percent(cell.val_accuracy),
+            percent(cell.coverage),
         ]
-        if partial:
-            values.append(percent(cell.coverage))
         if has_costs:
             utility = cell.utility or {}
             values.append(percent(utility.get("0.5")))
@@ -73,14 +71,14 @@ def _leaderboard(cells: list[CellResult]) -> Table:
     return table
 
 
-def _caption(cells: list[CellResult], has_costs: bool) -> str:
+def _notes(cells: list[CellResult]) -> list[str]:
     seeds = max(len(cell.seeds) for cell in cells)
     reference = cells[0].reference
     lines = [f"{cell.router}: {cell.variant_name}" for cell in cells]
     lines.append(f"test acc.: mean ± std over {seeds} seed(s); a deterministic router is trained once.")
     lines.append(f"best single: {reference.best_single_model}, chosen on train.")
     lines.append(f"BCE of predicting each model's train mean: {number(reference.base_rate_bce, 3)}.")
-    if not has_costs:
+    if all(cell.utility is None for cell in cells):
         lines.append("Cost and utility: n/a (the benchmark has no costs).")
     if any(cell.reference.bayes is not None for cell in cells):
         shares = ", ".join(f"{cell.router} {percent(cell.learnable_gap_closed)}" for cell in cells)
@@ -89,7 +87,7 @@ def _caption(cells: list[CellResult], has_costs: bool) -> str:
         lines.append(f"SUBSET: {cells[0].subset}")
     if any(cell.selector_cost != "train mean" for cell in cells):
         lines.append("Utility routes by realised test cost: an oracle leak.")
-    return "\n".join(lines)
+    return lines
 
 
 def percent(value: float | None) -> str:
