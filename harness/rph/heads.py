@@ -90,6 +90,22 @@ def chance(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Train on one CPU thread: a head is the same on every machine, and a minibatch is too small to share.
+
+    Measured on two idle cores, 14k x 384: two threads take 1.3 to 1.9 times as long for heads up to 256 wide
+    and 0.7 to 0.9 of the time at 1024; with one core busy elsewhere they lose everywhere.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def fit_head(
     parameters: Parameters,
     forward: Forward,
@@ -105,20 +121,6 @@ def fit_head(
 
     All tensors are on one device. The parameters handed in are used up.
     """
-    with _one_thread():
-        return _fit_head(parameters, forward, loss, X, targets, val, training, seed)
-
-
-def _fit_head(
-    parameters: Parameters,
-    forward: Forward,
-    loss: Loss,
-    X: torch.Tensor,
-    targets: tuple[torch.Tensor, ...],
-    val: Validation,
-    training: Training,
-    seed: int,
-) -> Parameters:
     size = len(X)
     steps = math.ceil(size / training.batch)  # per epoch
     checks = {math.ceil(steps / 2), steps}
@@ -173,21 +175,6 @@ def _checked(outputs: torch.Tensor, step: int) -> torch.Tensor:
             fix="check the embeddings for extreme values, or lower the learning rate",
         )
     return outputs
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train on one CPU thread: a head is the same on every machine, and a minibatch is too small to share.
-
-    Measured on two idle cores, 14k x 384: two threads take 1.3 to 1.9 times as long for heads up to 256 wide
-    and 0.7 to 0.9 of the time at 1024; with one core busy elsewhere they lose everywhere.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _no_dropout(hidden: torch.Tensor) -> torch.Tensor:
