@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from rph.api import File
     from rph.registry import Kind, Plugin, Registry
     from rph.run import Outcome
+
+LOG_EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
 
 app = typer.Typer(
     name="rph",
@@ -272,7 +275,7 @@ def _interruptible() -> Iterator[None]:
 
 
 class Progress:
-    """Shows a run on stderr: a bar with the time left where stderr is a terminal, notes in any case."""
+    """Shows a run on stderr: bars with the time left on a terminal, a line now and then in a log, and notes."""
 
     def __init__(self, console: Console) -> None:
         from rich import progress
@@ -289,6 +292,7 @@ class Progress:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, progress.TaskID] = {}
+        self._said = time.monotonic()
 
     def note(self, text: str) -> None:
         self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -303,6 +307,9 @@ class Progress:
         if what not in self._tasks:
             self._tasks[what] = self.bars.add_task(what, total=total)
         self.bars.update(self._tasks[what], completed=done, total=total)
+        if not self.console.is_terminal and time.monotonic() - self._said > LOG_EVERY:
+            self._said = time.monotonic()
+            self.note(f"{what}: {done} of {total}")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ A folder holds `bench.yaml` and one Parquet file per split:
 
 Columns: `id`, `query`, `task` (optional), `correct/<model>`, with costs `cost/<model>` in US dollars per call, and in
 a control world `p_correct/<model>`. A label is in [0, 1]; null or NaN means not observed, never 0. An unknown cost is
-null or NaN, never $0. A misspelt column or key is an error, so that nothing is left out without a word.
+null or NaN, never $0. A misspelt key, or a column of a model that is not in the pool, is an error; other columns are
+left out with a word.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ def _read_head(folder: Path) -> dict[str, Any]:
             why=f"its `format` is {head['format']!r}" if "format" in head else "it has no `format`",
             fix=f"if the folder is laid out like one, write `format: {FORMAT}`",
         )
-    _refuse_unknown(f"{path} has an unknown key", head, (*REQUIRED, *OPTIONAL))
+    # Further keys are the owner's notes, but one that looks like a known key is that key misspelt.
+    known = (*REQUIRED, *OPTIONAL)
+    misspelt = [key for key in head if difflib.get_close_matches(str(key), known, n=1)]
+    _refuse_unknown(f"{path} has an unknown key", misspelt, known)
     if missing := [key for key in REQUIRED if key not in head]:
         raise UsageError(
             f"{path} lacks {', '.join(missing)}",
@@ -214,6 +218,10 @@ def _check_columns(
             else f"{len(missing)} of {len(expected)} columns that {HEAD} implies are missing",
             fix="add or rename the column, or correct `models`",
         )
+    others = [name for name in extra if "/" not in name]  # of no kind: the owner's notes
+    if others:
+        warnings.warn(f"{path}: columns not used: {', '.join(others)}", stacklevel=2)
+    extra = [name for name in extra if "/" in name]
     if extra:
         unpriced = not costs and all(name.startswith("cost/") for name in extra)
         raise UsageError(

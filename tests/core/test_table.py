@@ -327,9 +327,18 @@ def test_a_missing_id_or_query_column(folder, column):
     refused(folder, f"no column {column!r}")
 
 
-def test_unknown_columns_are_named(folder):
-    put(folder, "val", **{"correct/c": [1.0, 1.0, 1.0], "note": ["", "", ""]})
-    refused(folder, "2 unknown column(s)", "'correct/c'", "'note'")
+def test_a_column_of_a_model_that_is_not_in_the_pool_is_refused(folder):
+    put(folder, "val", **{"correct/c": [1.0, 1.0, 1.0]})
+    refused(folder, "1 unknown column(s)", "'correct/c'", "add the model to `models`")
+
+
+def test_the_owners_own_columns_and_keys_are_left_out_with_a_word(folder):
+    plain = read(folder)
+    put(folder, "val", note=["", "", ""])
+    with (folder / "bench.yaml").open("a") as file:
+        file.write("\nmaintainer: me\n")
+    with pytest.warns(UserWarning, match="columns not used: note"):
+        assert read(folder).fingerprint == plain.fingerprint
 
 
 def test_a_column_twice(folder):
