@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from rph.arrays import unit_rows
 from rph.errors import UsageError
 from rph.lazy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Float32 = NDArray[np.float32]
+    from rph.arrays import Float32 as Float32  # noqa: PLC0414 - plugins take it from here
 
 MAX_VARIANTS = 15  # paper, App. E.4: at most 15 variants of a method, so that none gets more tries
 SPLITS = ("train", "val", "test")
@@ -113,8 +114,6 @@ class Queries:
     @cached_property
     def unit(self) -> Float32:
         """X with rows of L2 norm 1 (zero rows stay zero): [N, d]. X itself, uncopied, where it is so already."""
-        from rph.arrays import unit_rows
-
         return unit_rows(self.X)
 
 

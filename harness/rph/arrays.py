@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from rph.api import Float32
-
+    Float32 = NDArray[np.float32]
     Floats = NDArray[np.floating[Any]]
     Float64 = NDArray[np.float64]
 
