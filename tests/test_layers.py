@@ -15,12 +15,13 @@ PLUGIN_FILES = sorted(p for p in ROOT.glob("plugins/*/*.py") if p.stem != "__ini
 
 # Each core module may import only those named before it. The types of rph.api may be named anywhere.
 LAYERS = [
-    "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "neighbours", "clusters",
-    "heads", "unpickle", "hub", "table", "embed", "store", "trials", "protocol", "results", "run", "report",
+    "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "testing", "neighbours",
+    "clusters", "heads", "headrouter", "unpickle", "hub", "table", "embed", "store", "trials", "protocol", "results", "run", "report",
     "cli", "__main__",
 ]  # fmt: skip
 PUBLIC = {
-    "rph", "rph.api", "rph.arrays", "rph.lazy", "rph.neighbours", "rph.clusters", "rph.heads", "rph.table",
+    "rph", "rph.api", "rph.arrays", "rph.lazy", "rph.neighbours", "rph.clusters", "rph.heads", "rph.headrouter",
+    "rph.table",
     "rph.unpickle", "rph.hub", "rph.disk", "rph.metrics",
 }  # fmt: skip
 

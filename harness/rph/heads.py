@@ -1,9 +1,15 @@
 """Trains neural heads on frozen embeddings: one loop for every method that brings parameters, a forward and a loss.
 
 The data stays on the device, and the loop never waits for it but at the checks. A check is every half epoch; it
-measures val routing accuracy (not the loss), and the parameters of the best check are the result. All chance comes
-from generators made from the seed; the order of the minibatches depends on the seed alone, so variants of one
-seed see the same batches.
+measures val routing accuracy (or what the method validates by), and the parameters of the best check are the
+result. All chance comes from generators made from the seed; the order of the minibatches and the draws of
+dropout depend on the seed alone, so variants of one seed see the same batches.
+
+Heads of one shape train as a stack: their parameters lie behind one another along a first axis G, so that each
+step is one batched computation whatever G is. A method writes its forward and its loss once, with `...` for
+that axis: `X @ parameters["weight0"]` is [B, h] for one head and [G, B, h] for a stack. Each head of a stack has
+its own learning rate, weight decay, dropout, order of the data, best check and patience, and comes out as it
+would alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -11,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Literal
 
 from rph.errors import RphError
 from rph.lazy import np, torch
@@ -21,12 +29,17 @@ from rph.lazy import np, torch
 if TYPE_CHECKING:
     from rph.api import Float32
 
-    Parameters = dict[str, torch.Tensor]
-    Drop = Callable[[torch.Tensor], torch.Tensor]  # dropout while training, nothing otherwise
-    Forward = Callable[[Parameters, torch.Tensor, Drop], torch.Tensor]  # X [B, d] -> outputs [B, K]
-    Loss = Callable[..., torch.Tensor]  # outputs [B, K], then one [B, ...] per target -> scalar
+    Tensor = torch.Tensor
+    Parameters = dict[str, Tensor]
+    Forward = Callable[[Parameters, Tensor, "Draw"], Tensor]  # X [..., B, d] -> outputs [..., B, O]
+    Loss = Callable[[Tensor, "Batch"], Tensor]  # outputs [..., B, O] -> [...], one number per head
+    _Run = tuple[float, float]  # learning rate and weight decay
 
 ROWS = 8192  # rows put through a head at once when it does not train
+STACKED = {
+    "cpu": 1 << 24,
+    "cuda": 1 << 28,
+}  # numbers in the parameters of one stack: beyond, stacks are split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,34 +48,73 @@ class Training:
 
     learning_rate: float = 1e-3
     cosine: bool = True  # the learning rate falls to 0 over `epochs` along a cosine; else it stays
-    weight_decay: float = 1e-4  # decoupled, as AdamW's; parameters named `bias...` are spared
+    weight_decay: float = 1e-4  # decoupled (adamw) or as an L2 penalty (adam, sgd); `bias...` is spared
     dropout: float = 0.0
     batch: int = 256
     epochs: int = 50  # at most
     patience: int = 10  # checks without a better val accuracy that end the training
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = 0.0  # of sgd
+    clip: float | None = None  # largest norm of a head's whole gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a loss is given beside the outputs."""
+
+    targets: tuple[Tensor, ...]  # each [B, ...], or [G, B, ...] where the heads of a stack have their own
+    constants: Mapping[str, Tensor]  # numbers of the variant, each [] or [G]
+    parameters: Parameters
+    draw: Draw
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """What a check needs: val queries, their labels, and which model a tie goes to."""
 
-    X: torch.Tensor  # [V, d]
-    Y: torch.Tensor  # [V, K], NaN = not observed
-    means: torch.Tensor  # [K] observed train means
+    X: Tensor  # [V, d]
+    Y: Tensor  # [V, K], NaN = not observed
+    means: Tensor  # [K] observed train means
 
-    def accuracy(self, outputs: torch.Tensor) -> float:
-        """Mean label of the routed models, over the queries where it was observed; NaN where none was."""
-        chosen = self.Y.gather(1, route(outputs, self.means)[:, None])
-        return float(chosen.nanmean())
+    def accuracy(self, scores: Tensor) -> Tensor:
+        """scores [..., V, K] -> [...]: mean label of the routed models, over the queries where it was observed.
+
+        NaN where none was.
+        """
+        chosen = self.Y.expand(scores.shape).gather(-1, route(scores, self.means)[..., None])[..., 0]
+        return chosen.nanmean(dim=-1)
 
 
-def route(outputs: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """outputs [N, K], means [K] -> [N] models. Ties: the higher train mean, then the lower index."""
+def _as_they_are(outputs: Tensor) -> Tensor:
+    return outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One head to be trained: all that a method brings. Tensors are on one device; parameters are used up.
+
+    `val` measures `readout(outputs)`, which is where outputs [..., V, O] are not scores [..., V, K] already.
+    """
+
+    parameters: Parameters
+    forward: Forward
+    loss: Loss
+    X: Tensor  # [N, d], or [N, ...]
+    targets: tuple[Tensor, ...]  # each [N, ...]
+    val: Validation
+    training: Training
+    seed: int
+    constants: Mapping[str, float] = field(default_factory=dict)
+    readout: Callable[[Tensor], Tensor] = _as_they_are
+
+
+def route(scores: Tensor, means: Tensor) -> Tensor:
+    """scores [..., N, K], means [K] -> [..., N] models. Ties: the higher train mean, then the lower index."""
     order = means.argsort(descending=True, stable=True)
-    return order[outputs[:, order].argmax(dim=1)]  # argmax takes the first of equals
+    return order[scores[..., order].argmax(dim=-1)]  # argmax takes the first of equals
 
 
-def observed(Y: Float32, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def observed(Y: Float32, device: str) -> tuple[Tensor, Tensor]:
     """Y [N, K] labels, NaN = not observed -> labels with 0 there, and the mask M: 1 where observed."""
     seen = ~np.isnan(Y)
     return torch.tensor(np.where(seen, Y, 0), device=device), torch.tensor(
@@ -70,18 +122,65 @@ def observed(Y: Float32, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def masked_bce(z: torch.Tensor, Y: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
-    """Logits z, labels Y (any number where not observed), mask M, all [B, K] -> sum(M * BCE) / sum(M)."""
-    return _masked_mean(torch.nn.functional.binary_cross_entropy_with_logits(z, Y, reduction="none"), M)
+def masked_bce(z: Tensor, Y: Tensor, M: Tensor) -> Tensor:
+    """Logits z [..., B, K], labels Y (any number where not observed), mask M -> [...] sum(M * BCE) / sum(M)."""
+    # BCE = softplus(z) - y z, for labels between 0 and 1 too
+    return masked_mean(torch.nn.functional.softplus(z) - Y * z, M)
 
 
-def masked_mse(z: torch.Tensor, Y: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+def masked_mse(z: Tensor, Y: Tensor, M: Tensor) -> Tensor:
     """Squared error of sigmoid(z), averaged over what was observed; arguments as `masked_bce`."""
-    return _masked_mean((torch.sigmoid(z) - Y).square(), M)
+    return masked_mean((torch.sigmoid(z) - Y).square(), M)
 
 
-def _masked_mean(values: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
-    return (values * M).sum() / M.sum().clamp(min=1)
+def masked_mean(values: Tensor, M: Tensor) -> Tensor:
+    """values and mask M, [..., B, K] -> [...], the mean over the last two axes where M is 1; 0 where it is nowhere."""
+    return (values * M).sum(dim=(-2, -1)) / M.sum(dim=(-2, -1)).clamp(min=1)
+
+
+def bce_loss(outputs: Tensor, batch: Batch) -> Tensor:
+    """The loss of a head whose outputs are logits and whose targets are labels and mask (`observed`)."""
+    return masked_bce(outputs, *batch.targets)
+
+
+def mse_loss(outputs: Tensor, batch: Batch) -> Tensor:
+    """As `bce_loss`, with the squared error of the probability."""
+    return masked_mse(outputs, *batch.targets)
+
+
+def layers(widths: Sequence[int], generator: torch.Generator, name: str = "") -> Parameters:
+    """A feed-forward network, widths (d, h, ..., O): `weight{name}0` [d, h], `bias{name}0` [1, h], and so on.
+
+    Weights are He-uniform, from `generator` on the CPU; biases are 0.
+    """
+    parameters: Parameters = {}
+    for layer, (width, following) in enumerate(pairwise(widths)):
+        bound = (6 / width) ** 0.5
+        weight = torch.rand((width, following), generator=generator) * 2 - 1
+        parameters[f"weight{name}{layer}"] = weight * bound
+        parameters[f"bias{name}{layer}"] = torch.zeros(1, following)
+    return parameters
+
+
+def feed_forward(parameters: Parameters, X: Tensor, draw: Draw, name: str = "") -> Tensor:
+    """X [..., B, d] -> [..., B, O] through the network of `layers`: ReLU and dropout after each hidden layer."""
+    hidden = product(X, parameters[f"weight{name}0"]) + parameters[f"bias{name}0"]
+    layer = 1
+    while f"weight{name}{layer}" in parameters:
+        hidden = draw(hidden.relu()) @ parameters[f"weight{name}{layer}"] + parameters[f"bias{name}{layer}"]
+        layer += 1
+    return hidden
+
+
+def product(X: Tensor, W: Tensor) -> Tensor:
+    """X [..., B, d] @ W [..., d, h], as one wide product where a stack of W [G, d, h] reads the same X [B, d].
+
+    Two to three times as fast as the batched product there, which copies X for every head.
+    """
+    if X.dim() != 2 or W.dim() != 3:
+        return X @ W
+    wide = W.transpose(0, 1).reshape(X.shape[1], -1)  # [d, G * h]
+    return (X @ wide).view(len(X), len(W), -1).transpose(0, 1)
 
 
 def chance(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
@@ -90,8 +189,52 @@ def chance(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+class Draw:
+    """Chance inside a forward or a loss while heads train; outside training it changes nothing.
+
+    The draws depend on the seed alone: the heads of one seed share them, each with its own rate of dropout.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[torch.Generator] = (),
+        rates: Tensor | None = None,
+        member: Tensor | None = None,
+    ) -> None:
+        self.generators = generators  # one per seed
+        self.rates = rates  # [G] dropout of each head; None: not training
+        self.member = member  # [G] which generator is each head's; None where all share one
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Dropout: a share of `hidden` is 0 and the rest scaled up.
+
+        While training, `hidden` is [G, ...] (it comes from parameters) or [B, d] (it does not).
+        """
+        if self.rates is None or not self.any_dropout:
+            return hidden
+        shape = hidden.shape if hidden.dim() == 2 else hidden.shape[1:]
+        rates = self.rates.view(-1, *[1] * len(shape))
+        return hidden * ((self.uniform(shape) >= rates) / (1 - rates))
+
+    @cached_property
+    def any_dropout(self) -> bool:
+        return self.rates is not None and bool((self.rates > 0).any())
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Numbers in [0, 1) of one head's shape, or [G, *shape] where the heads are of several seeds."""
+        return self._each(torch.rand, shape)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """As `uniform`, from the standard normal distribution; a single zero outside training."""
+        return torch.zeros(()) if self.rates is None else self._each(torch.randn, shape)
+
+    def _each(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        drawn = [draw(tuple(shape), generator=g, device=g.device) for g in self.generators]
+        return drawn[0] if self.member is None else torch.stack(drawn)[self.member]
+
+
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Train on one CPU thread: a head is the same on every machine, and a minibatch is too small to share.
 
     Measured on two idle cores, 14k x 384: two threads take 1.3 to 1.9 times as long for heads up to 256 wide
@@ -105,106 +248,216 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_one_thread()
-def fit_head(
-    parameters: Parameters,
-    forward: Forward,
-    loss: Loss,
-    *,
-    X: torch.Tensor,
-    targets: tuple[torch.Tensor, ...],
-    val: Validation,
-    training: Training,
-    seed: int,
-) -> Parameters:
-    """Train on X [N, d] and the targets, each [N, ...]; return the parameters of the best check.
+@one_thread()
+def fit_heads(heads: Sequence[Head]) -> list[Parameters]:
+    """Train heads, those of one shape together; return each one's parameters at its best check.
 
-    All tensors are on one device. The parameters handed in are used up.
+    Raises RphError where a head diverges or no check could be measured.
     """
-    size = len(X)
+    found: dict[int, Parameters] = {}
+    for stack in _stacks(heads):
+        found |= zip(stack, _fit_stack([heads[i] for i in stack]), strict=True)
+    return [found[i] for i in range(len(heads))]
+
+
+def _stacks(heads: Sequence[Head]) -> Iterator[list[int]]:
+    """Places of the heads that can train together: same computation, same shapes, same data."""
+    together: dict[object, list[int]] = {}
+    for i, head in enumerate(heads):
+        shapes = tuple((name, value.shape) for name, value in head.parameters.items())
+        schedule = replace(head.training, learning_rate=0.0, weight_decay=0.0, dropout=0.0)
+        data = (head.X.data_ptr(), head.X.shape, head.val.X.data_ptr(), tuple(t.shape for t in head.targets))
+        key = (head.forward, head.loss, head.readout, shapes, schedule, data, tuple(head.constants))
+        together.setdefault(key, []).append(i)
+    for stack in together.values():
+        first = heads[stack[0]]
+        most = max(1, STACKED[first.X.device.type] // sum(v.numel() for v in first.parameters.values()))
+        yield from (stack[i : i + most] for i in range(0, len(stack), most))
+
+
+def _fit_stack(heads: Sequence[Head]) -> list[Parameters]:
+    first, training, device = heads[0], heads[0].training, heads[0].X.device
+    size = len(first.X)
     steps = math.ceil(size / training.batch)  # per epoch
     checks = {math.ceil(steps / 2), steps}
-    shuffle = chance(seed, "order")
-    drop = _dropout(training.dropout, chance(seed, "dropout", X.device))
-    optimiser = _adamw(parameters, training)
-    best, kept, stale = -math.inf, dict[str, "torch.Tensor"](), 0
+    seeds = sorted({head.seed for head in heads})
+    shuffles = [chance(seed, "order") for seed in seeds]
+    stack = _Stack(heads, [chance(seed, "dropout", device) for seed in seeds], seeds)
+    kept: list[Parameters] = [{} for _ in heads]
+    best, stale = [-math.inf] * len(heads), [0] * len(heads)
 
     for step in range(training.epochs * steps):
         done = step % steps  # of this epoch
         if done == 0:
-            order = torch.randperm(size, generator=shuffle).to(X.device)
-        rows = order[done * training.batch : (done + 1) * training.batch]
+            orders = torch.stack([torch.randperm(size, generator=g) for g in shuffles]).to(device)
         if training.cosine:
-            _set_learning_rate(optimiser, training, step / (training.epochs * steps))
-        optimiser.zero_grad()
-        outputs = forward(parameters, X[rows], drop)
-        loss(outputs, *(target[rows] for target in targets)).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+            stack.slow_down((1 + math.cos(math.pi * step / (training.epochs * steps))) / 2)
+        stack.learn(orders[:, done * training.batch : (done + 1) * training.batch])
 
         if done + 1 in checks:
-            accuracy = val.accuracy(_checked(outputs_of(forward, parameters, val.X), step + 1))
-            if accuracy > best:  # never true of NaN
-                best, stale = accuracy, 0
-                kept = {name: value.detach().clone() for name, value in parameters.items()}
-            else:
-                stale += 1
-            if stale == training.patience:
+            for place, accuracy in stack.check(step + 1).items():
+                if accuracy > best[place]:  # never true of NaN
+                    best[place], stale[place] = accuracy, 0
+                    kept[place] = stack.parameters_of(place)
+                else:
+                    stale[place] += 1
+            going_on = [place for place in stack.alive if stale[place] < training.patience]
+            if not going_on:
                 break
-    if not kept:
+            if len(going_on) < len(stack.alive):
+                stack.narrow(going_on)
+    if not all(kept):
         raise RphError(
             "no checkpoint of the head could be chosen",
-            why=f"at every check, the labels of the routed models were missing on all {len(val.Y)} val queries",
+            why=f"at every check, the labels of the routed models were missing on all {len(first.val.Y)} val queries",
             fix="check the labels of the benchmark's val split",
         )
     return kept
 
 
-def outputs_of(forward: Forward, parameters: Parameters, X: torch.Tensor) -> torch.Tensor:
-    """X [N, d] -> outputs [N, K] without dropout, a block of rows at a time."""
+class _Stack:
+    """Heads of one shape while they train: their parameters, stacked [G, ...].
+
+    Heads of one learning rate and weight decay lie behind one another, and the optimiser is given such a run of
+    rows as one tensor: each head is updated exactly as it would be alone, in as few calls as there are runs.
+    """
+
+    def __init__(self, heads: Sequence[Head], generators: list[torch.Generator], seeds: list[int]) -> None:
+        self.heads, self.generators = heads, generators
+        self.seed_of = [seeds.index(head.seed) for head in heads]
+        # A target that all heads share is kept once: [N, ...]; others are stacked: [all heads, N, ...].
+        columns = list(zip(*(head.targets for head in heads), strict=True))
+        self.shared = [all(t.data_ptr() == column[0].data_ptr() for t in column) for column in columns]
+        self.targets = [
+            column[0] if shared else torch.stack(column)
+            for column, shared in zip(columns, self.shared, strict=True)
+        ]
+        self.optimiser = _optimiser(heads[0].training)
+        self.runs: dict[_Run, list[int]] = {}  # their places
+        self.parts: dict[tuple[_Run, str], Tensor] = {}  # what the optimiser holds
+        alive = sorted(range(len(heads)), key=lambda place: _run(heads[place]))
+        names = heads[0].parameters
+        self._lay(
+            {name: torch.stack([heads[place].parameters[name] for place in alive]) for name in names}, alive
+        )
+
+    def _lay(self, stacked: Parameters, alive: list[int]) -> None:
+        """Go on with the heads at these places, in this order, from these parameters [G, ...]."""
+        self.parameters, self.alive = stacked, alive
+        for value in stacked.values():
+            value.requires_grad_()
+            value.grad = torch.zeros_like(value)
+        self.gradients = [value.grad for value in stacked.values() if value.grad is not None]
+
+        device = next(iter(stacked.values())).device
+        heads = [self.heads[place] for place in alive]
+        several = len(self.generators) > 1
+        self.place = torch.tensor(alive, device=device)[:, None]
+        self.member = torch.tensor([self.seed_of[p] for p in alive], device=device) if several else None
+        rates = torch.tensor([head.training.dropout for head in heads], device=device)
+        self.draw = Draw(self.generators, rates, self.member)
+        self.constants = {
+            name: torch.tensor([float(head.constants[name]) for head in heads], device=device)
+            for name in heads[0].constants
+        }
+        self._give_to_optimiser()
+
+    def _give_to_optimiser(self) -> None:
+        """One part per run and parameter, with what the optimiser remembers of its rows."""
+        before, places_before = self.parts, self.runs
+        self.parts = {}
+        self.runs = {
+            run: list(places) for run, places in groupby(self.alive, key=lambda p: _run(self.heads[p]))
+        }
+        self.optimiser.param_groups.clear()
+        start = 0
+        for run, places in self.runs.items():
+            rows = slice(start, start + len(places))
+            start += len(places)
+            for biases in (False, True):
+                parts = []
+                for (name, value), grad in zip(self.parameters.items(), self.gradients, strict=True):
+                    if name.startswith("bias") is not biases:
+                        continue
+                    part = value.detach()[rows]
+                    part.grad = grad[rows]
+                    self.parts[run, name] = part
+                    parts.append(part)
+                    if (run, name) in before:
+                        kept = [places_before[run].index(place) for place in places]
+                        memory = self.optimiser.state.pop(before[run, name])
+                        self.optimiser.state[part] = {
+                            key: value[kept] if value is not None and value.dim() else value
+                            for key, value in memory.items()
+                        }
+                rate, decay = run
+                if parts:
+                    group = {"params": parts, "lr": rate, "weight_decay": 0.0 if biases else decay}
+                    self.optimiser.add_param_group(group | {"full_lr": rate})
+
+    def narrow(self, places: list[int]) -> None:
+        """Go on with these heads only; the others have finished."""
+        rows = torch.tensor([self.alive.index(place) for place in places], device=self.place.device)
+        self._lay({name: value.detach()[rows] for name, value in self.parameters.items()}, places)
+
+    def slow_down(self, share: float) -> None:
+        """Set every learning rate to this share of the full one."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["full_lr"] * share
+
+    def learn(self, orders: Tensor) -> None:
+        """One step of every head; orders [S, B] are the rows of each seed's minibatch."""
+        rows = orders[0] if self.member is None else orders[self.member]  # [B] or [G, B]
+        targets = tuple(
+            target[rows] if shared else target[self.place, rows]
+            for target, shared in zip(self.targets, self.shared, strict=True)
+        )
+        first = self.heads[0]
+        torch._foreach_zero_(self.gradients)
+        outputs = first.forward(self.parameters, first.X[rows], self.draw)
+        batch = Batch(targets=targets, constants=self.constants, parameters=self.parameters, draw=self.draw)
+        # Each head's loss depends on its own parameters only: the gradient of the sum is each one's own.
+        first.loss(outputs, batch).sum().backward()  # type: ignore[no-untyped-call]
+        if first.training.clip is not None:
+            squares = [grad.square().flatten(1).sum(dim=1) for grad in self.gradients]
+            norms = torch.stack(squares).sum(dim=0).sqrt()  # [G]
+            share = (first.training.clip / (norms + 1e-6)).clamp(max=1)
+            for grad in self.gradients:
+                grad.mul_(share.view(-1, *[1] * (grad.dim() - 1)))
+        self.optimiser.step()
+
+    def check(self, step: int) -> dict[int, float]:
+        """Place -> val accuracy of each head."""
+        first = self.heads[0]
+        outputs = outputs_of(first.forward, self.parameters, first.val.X)  # [G, V, O]
+        if not bool(torch.isfinite(outputs).all()):
+            raise RphError(
+                f"training diverged by step {step}",
+                why="the head's outputs on the val queries are not finite",
+                fix="check the embeddings for extreme values, or lower the learning rate",
+            )
+        return dict(zip(self.alive, first.val.accuracy(first.readout(outputs)).tolist(), strict=True))
+
+    def parameters_of(self, place: int) -> Parameters:
+        row = self.alive.index(place)
+        return {name: value[row].detach().clone() for name, value in self.parameters.items()}
+
+
+def _run(head: Head) -> _Run:
+    return head.training.learning_rate, head.training.weight_decay
+
+
+def outputs_of(forward: Forward, parameters: Parameters, X: Tensor) -> Tensor:
+    """X [N, d] -> outputs [..., N, O] without dropout, a block of rows at a time."""
     with torch.no_grad():
-        return torch.cat(
-            [forward(parameters, X[i : i + ROWS], _no_dropout) for i in range(0, max(1, len(X)), ROWS)]
-        )
+        blocks = [forward(parameters, X[i : i + ROWS], Draw()) for i in range(0, max(1, len(X)), ROWS)]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
 
 
-def _checked(outputs: torch.Tensor, step: int) -> torch.Tensor:
-    if not bool(torch.isfinite(outputs).all()):
-        raise RphError(
-            f"training diverged by step {step}",
-            why="the head's outputs on the val queries are not finite",
-            fix="check the embeddings for extreme values, or lower the learning rate",
-        )
-    return outputs
-
-
-def _no_dropout(hidden: torch.Tensor) -> torch.Tensor:
-    return hidden
-
-
-def _dropout(rate: float, generator: torch.Generator) -> Drop:
-    """Dropout from a generator of ours: torch's own draws from the global state."""
-    if rate == 0:
-        return _no_dropout
-
-    def drop(hidden: torch.Tensor) -> torch.Tensor:
-        kept = torch.empty_like(hidden).bernoulli_(1 - rate, generator=generator)
-        return hidden * kept.div_(1 - rate)
-
-    return drop
-
-
-def _adamw(parameters: Parameters, training: Training) -> torch.optim.AdamW:
-    for value in parameters.values():
-        value.requires_grad_()
-    biases = [value for name, value in parameters.items() if name.startswith("bias")]
-    others = [value for name, value in parameters.items() if not name.startswith("bias")]
-    groups = [
-        {"params": others, "weight_decay": training.weight_decay},
-        {"params": biases, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate, fused=True)
-
-
-def _set_learning_rate(optimiser: torch.optim.AdamW, training: Training, progress: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = training.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+def _optimiser(training: Training) -> torch.optim.Optimizer:
+    """The optimiser, without parameters yet."""
+    unused = [torch.zeros(0)]
+    if training.optimiser == "sgd":
+        return torch.optim.SGD(unused, lr=0.0, momentum=training.momentum, fused=True)
+    kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
+    return kind(unused, lr=0.0, fused=True)

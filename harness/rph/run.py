@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from rph import arrays, clusters, disk, embed, heads, neighbours, protocol, results, table, trials
+from rph import arrays, clusters, disk, embed, headrouter, heads, neighbours, protocol, results, table, trials
 from rph.api import (
     BenchmarkSpec,
     Encoder,
@@ -38,7 +38,7 @@ from rph.results import CellResult
 from rph.store import Failed, Identity, Scored, Store, digest
 
 PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
-SHARED_CODE = (arrays, neighbours, clusters, heads)  # numeric code that routers share
+SHARED_CODE = (arrays, neighbours, clusters, heads, headrouter)  # numeric code that routers share
 
 
 class Reporter(Protocol):

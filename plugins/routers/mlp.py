@@ -8,20 +8,17 @@ ReLU networks of the same widths on frozen embeddings, a model's rows without a 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, hookimpl
-from rph.arrays import model_means, to_device
-from rph.heads import Training, Validation, chance, fit_head, masked_bce, masked_mse, observed, outputs_of
-from rph.lazy import np, torch
+from rph import RouterCard, RouterSpec, hookimpl
+from rph.headrouter import Data, HeadRouter, stacked
+from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, mse_loss
+from rph.lazy import torch
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rph.api import Float32
-    from rph.heads import Drop, Parameters
+    from rph.heads import Draw, Forward, Parameters
 
 LARGE = 50_000  # training queries beyond which batches are larger
 MOST_CERTAIN = 1e-3  # the output bias starts no closer to certainty than this
@@ -50,32 +47,24 @@ GRID = (
     replace(BASE, per_model=True),
     replace(BASE, hidden=(512, 256), standardise=True),
 )
-LOSSES = {"bce": masked_bce, "mse": masked_mse}
+LOSSES = {"bce": bce_loss, "mse": mse_loss}
 
 
-class MlpRouter:
-    parameters: Parameters
-    scaling: tuple[torch.Tensor, torch.Tensor] | None = None  # mean and deviation [d] of the inputs on train
-    device: str
+class MlpRouter(HeadRouter):
+    @staticmethod
+    def forward(variant: Config) -> Forward:
+        return forward_per_model if variant.per_model else forward
 
-    def fit(self, train: Labelled, val: Labelled, *, variant: Config, seed: int, device: str) -> None:
-        self.device = device
-        known = train.observed
-        if variant.standardise:
-            self.scaling = _scaling(known.X, device)
-        X = self._inputs(known)
-        means = model_means(train.Y)
-        self.parameters = fit_head(
-            initial(X.shape[1], means, variant, chance(seed, "initial"), device),
-            forward,
-            LOSSES[variant.loss],
+    def head(self, data: Data, seed: int) -> Head:
+        variant: Config = self.variant
+        X, validation = self.standardise(data) if variant.standardise else (data.X, data.validation)
+        return Head(
+            parameters=initial(X.shape[1], data.means, variant, chance(seed, "initial"), data.device),
+            forward=self.forward(variant),
+            loss=LOSSES[variant.loss],
             X=X,
-            targets=observed(known.Y, device),
-            val=Validation(
-                X=self._inputs(val),
-                Y=to_device(val.Y, device),
-                means=to_device(means, device),
-            ),
+            targets=data.labels,
+            val=validation,
             training=Training(
                 learning_rate=variant.learning_rate,
                 weight_decay=variant.weight_decay,
@@ -85,72 +74,46 @@ class MlpRouter:
             seed=seed,
         )
 
-    def _inputs(self, queries: Queries) -> torch.Tensor:
-        if self.scaling is None:
-            return to_device(queries.unit, self.device)
-        mean, deviation = self.scaling
-        return to_device(queries.X, self.device).sub(mean).div_(deviation)
-
-    def scores(self, queries: Queries) -> Float32:
-        z = outputs_of(forward, self.parameters, self._inputs(queries))
-        result: Float32 = torch.sigmoid(z).cpu().numpy()
-        return result
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        named = dict(self.parameters)
-        if self.scaling is not None:
-            named["input_mean"], named["input_deviation"] = self.scaling
-        return {name: value.cpu().numpy() for name, value in named.items()}
-
-    @classmethod
-    def from_state(cls, state: dict[str, NDArray[Any]], *, variant: Config, device: str) -> MlpRouter:
-        router = cls()
-        router.device = device
-        named = {name: torch.tensor(value, device=device) for name, value in state.items()}
-        if variant.standardise:
-            router.scaling = named.pop("input_mean"), named.pop("input_deviation")
-        router.parameters = named
-        return router
-
 
 def initial(
     inputs: int, means: Float32, variant: Config, generator: torch.Generator, device: str
 ) -> Parameters:
-    """Parameters of G networks, one per model or one for all: `weight0` [d, G * h], `weight1` [G, h, h'], ...
+    """Parameters of one network, or of K networks with a first layer in one piece: `weight0` [d, K * h].
 
     The outputs start at logit(p_m): hidden weights are He-uniform, those of the last layer 0, so that a model
     never run stays at its prior.
     """
-    networks, outputs = (len(means), 1) if variant.per_model else (1, len(means))
-    widths = (inputs, *variant.hidden, outputs)
-    parameters: Parameters = {}
-    for layer, (width, following) in enumerate(pairwise(widths)):
-        shape = (networks, width, following) if layer else (width, networks * following)
-        bound = (6 / width) ** 0.5 if layer < len(variant.hidden) else 0.0
-        parameters[f"weight{layer}"] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
-        parameters[f"bias{layer}"] = torch.zeros(networks, 1, following)
+    K, last = len(means), len(variant.hidden)
     p = torch.tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
-    parameters[f"bias{len(variant.hidden)}"] = torch.logit(p).view(networks, 1, outputs)
+    if variant.per_model and last:
+        parameters = layers((inputs, K * variant.hidden[0]), generator)
+        for layer, (width, following) in enumerate(pairwise((*variant.hidden, 1)), start=1):
+            each = [layers((width, following), generator) for _ in range(K)]
+            parameters[f"weight{layer}"] = torch.stack([one["weight0"] for one in each])  # [K, h, h']
+            parameters[f"bias{layer}"] = torch.stack([one["bias0"] for one in each])  # [K, 1, h']
+        parameters[f"bias{last}"] = torch.logit(p).view(K, 1, 1)
+    else:
+        parameters = layers((inputs, *variant.hidden, K), generator)
+        parameters[f"bias{last}"] = torch.logit(p).view(1, K)
+    parameters[f"weight{last}"].zero_()
     return {name: value.to(device) for name, value in parameters.items()}
 
 
-def forward(parameters: Parameters, X: torch.Tensor, drop: Drop) -> torch.Tensor:
-    """X [B, d] -> logits [B, K]. All networks read the same X: their first layer is one product, the later batched."""
-    bias = parameters["bias0"]  # [G, 1, h]
-    hidden = torch.addmm(bias.flatten(), X, parameters["weight0"])  # [B, G * h]
-    hidden = hidden.view(len(X), len(bias), -1).transpose(0, 1)  # [G, B, h]
+def forward(parameters: Parameters, X: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """X [..., B, d] -> logits [..., B, K]."""
+    return feed_forward(parameters, X, draw)
+
+
+def forward_per_model(parameters: Parameters, X: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """X [..., B, d] -> logits [..., B, K] of K networks, which all read the same X: their first layer is one product."""
+    hidden = X @ parameters["weight0"] + parameters["bias0"]  # [..., B, K * h]
+    if "weight1" not in parameters:
+        return hidden  # linear: h is 1
+    K = parameters["weight1"].shape[-3]
+    hidden = hidden.view(*hidden.shape[:-1], K, -1).transpose(-3, -2)  # [..., K, B, h]
     for layer in range(1, len(parameters) // 2):
-        hidden = drop(hidden.relu())
-        hidden = torch.baddbmm(parameters[f"bias{layer}"], hidden, parameters[f"weight{layer}"])
-    return hidden.transpose(0, 1).flatten(1)  # G or the last width is 1: [B, K]
-
-
-def _scaling(X: Float32, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    mean = X.mean(axis=0, dtype=np.float64)
-    deviation = X.std(axis=0, dtype=np.float64)
-    deviation[deviation == 0] = 1  # a constant input says nothing
-    as_tensor = partial(torch.tensor, dtype=torch.float32, device=device)
-    return as_tensor(mean), as_tensor(deviation)
+        hidden = draw(hidden.relu()) @ parameters[f"weight{layer}"] + parameters[f"bias{layer}"]
+    return hidden[..., 0].mT
 
 
 CARD = RouterCard(
@@ -178,4 +141,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=MlpRouter)
+    return RouterSpec(card=CARD, grid=GRID, router=MlpRouter, fit_many=stacked(MlpRouter))

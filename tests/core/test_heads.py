@@ -1,6 +1,7 @@
 """The training loop, by heads so small that every step can be foretold."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,15 +9,20 @@ import torch
 
 from rph import RphError
 from rph.heads import (
+    Draw,
+    Head,
     Training,
     Validation,
-    _dropout,
+    bce_loss,
     chance,
-    fit_head,
+    feed_forward,
+    fit_heads,
+    layers,
     masked_bce,
     masked_mse,
     observed,
     outputs_of,
+    product,
     route,
 )
 
@@ -33,30 +39,31 @@ class Script:
         self.accuracies, self.seen = list(accuracies), []
 
     def accuracy(self, outputs):
-        self.seen.append(outputs.clone())
-        return self.accuracies[min(len(self.seen), len(self.accuracies)) - 1]
+        self.seen.append(outputs[0].clone())
+        return torch.tensor([self.accuracies[min(len(self.seen), len(self.accuracies)) - 1]])
 
 
-def bias_only(parameters, rows, drop):
-    return parameters["bias0"].expand(len(rows), 2)
+def bias_only(parameters, rows, draw):
+    return parameters["bias0"].expand(-1, len(rows), 2)
 
 
-def pull(outputs, *targets):
-    return outputs.sum(dim=1).mean()  # a constant gradient of 1: Adam moves by the learning rate
+def pull(outputs, batch):
+    return outputs.sum(dim=-1).mean(dim=-1)  # a constant gradient of 1: Adam moves by the learning rate
 
 
 def train(val, forward=bias_only, loss=pull, parameters=None, targets=(), seed=0, **training):
     training = {"batch": 2, "epochs": 4, "cosine": False, **training}
-    return fit_head(
-        parameters or {"bias0": torch.zeros(2)},
-        forward,
-        loss,
+    head = Head(
+        parameters=parameters or {"bias0": torch.zeros(1, 2)},
+        forward=forward,
+        loss=loss,
         X=X,
         targets=targets,
         val=val,
         training=Training(**training),
         seed=seed,
     )
+    return fit_heads([head])[0]
 
 
 # --- losses -------------------------------------------------------------------------------------------
@@ -141,9 +148,9 @@ def batches(seed, size=4, **training):
     """The rows of each minibatch, in order, of two epochs."""
     seen = []
 
-    def loss(outputs, names):
-        seen.append(names.flatten().int().tolist())
-        return pull(outputs)
+    def loss(outputs, batch):
+        seen.append(batch.targets[0].flatten().int().tolist())
+        return pull(outputs, batch)
 
     train(Script(*np.arange(9.0)), loss=loss, targets=(X,), seed=seed, batch=size, epochs=2, **training)
     return seen
@@ -162,14 +169,14 @@ def test_the_order_of_the_batches_depends_on_the_seed_alone():
 
 
 def test_rows_and_targets_of_a_batch_belong_together():
-    def loss(outputs, names):
-        assert torch.equal(outputs[:, :1].detach(), names)
-        return outputs.sum()
+    def loss(outputs, batch):
+        assert torch.equal(outputs[0, :, :1].detach(), batch.targets[0])
+        return outputs.sum(dim=(-2, -1))
 
-    def forward(parameters, rows, drop):
+    def forward(parameters, rows, draw):
         return torch.cat([rows, rows], dim=1) + 0 * parameters["weight0"]
 
-    train(Script(1.0), forward, loss, {"weight0": torch.ones(1)}, targets=(X,), epochs=1)
+    train(Script(1.0), forward, loss, {"weight0": torch.ones(1, 1)}, targets=(X,), epochs=1)
 
 
 @pytest.mark.parametrize(("batch", "steps_at_checks"), [(2, [3, 5, 8, 10]), (4, [2, 3, 5, 6]), (10, [1, 2])])
@@ -210,8 +217,8 @@ def test_a_val_split_that_never_has_the_routed_label_is_an_error():
 
 
 def test_divergence_is_said_and_not_returned():
-    def forward(parameters, rows, drop):
-        return parameters["bias0"].expand(len(rows), 2) / 0
+    def forward(parameters, rows, draw):
+        return bias_only(parameters, rows, draw) / 0
 
     with pytest.raises(RphError, match="diverged by step 3"):
         train(Script(1.0), forward)
@@ -227,37 +234,32 @@ def test_the_learning_rate_falls_along_a_cosine_or_stays():
 
 
 def test_weight_decay_spares_biases():
-    def forward(parameters, rows, drop):
-        return 0 * (parameters["weight0"] + parameters["bias0"]).expand(len(rows), 2)
+    def forward(parameters, rows, draw):
+        return 0 * (parameters["weight0"] + parameters["bias0"]).expand(-1, len(rows), 2)
 
     best = train(
         Script(1.0),
         forward,
-        parameters={"weight0": torch.ones(2), "bias0": torch.ones(2)},
+        parameters={"weight0": torch.ones(1, 2), "bias0": torch.ones(1, 2)},
         weight_decay=0.1,
         learning_rate=0.5,
         epochs=1,
     )
-    assert best["bias0"].tolist() == [1, 1]
-    assert best["weight0"].tolist() == pytest.approx([0.95**3] * 2)  # kept at the first check, after 3 steps
+    assert best["bias0"].tolist() == [[1, 1]]
+    assert best["weight0"][0].tolist() == pytest.approx(
+        [0.95**3] * 2
+    )  # kept at the first check, after 3 steps
+
+
+def dropped_linear(parameters, rows, draw):
+    return draw(rows / 10) @ parameters["weight0"] + parameters["bias0"]
 
 
 def small_head(seed, dropout=0.3):
-    g = chance(seed, "initial")
-    parameters = {"weight0": torch.randn(1, 2, generator=g), "bias0": torch.zeros(2)}
-
-    def forward(parameters, rows, drop):
-        return drop(rows / 10) @ parameters["weight0"] + parameters["bias0"]
-
-    Y = (X > 4).float().expand(-1, 2)
+    parameters = layers((1, 2), chance(seed, "initial"))
+    targets = ((X > 4).float().expand(-1, 2), torch.ones(10, 2))
     return train(
-        Script(*np.arange(99.0)),
-        forward,
-        masked_bce,
-        parameters,
-        (Y, torch.ones(10, 2)),
-        seed,
-        dropout=dropout,
+        Script(*np.arange(99.0)), dropped_linear, bce_loss, parameters, targets, seed, dropout=dropout
     )
 
 
@@ -277,11 +279,27 @@ def test_training_leaves_torchs_global_chance_alone():
 
 
 def test_dropout_keeps_the_mean_and_is_off_outside_training():
-    drop = _dropout(0.25, chance(0, "dropout"))
-    dropped = drop(torch.ones(200, 200))
-    assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.75])
-    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
-    assert torch.equal(outputs_of(lambda parameters, rows, drop: drop(rows), {}, X), X)
+    draw = Draw([chance(0, "dropout")], torch.tensor([0.25, 0.0, 0.5]))
+    for ones in (torch.ones(200, 200), torch.ones(3, 200, 200)):
+        dropped = draw(ones)
+        assert dropped.shape == (3, 200, 200)
+        for head, rate in zip(dropped, (0.25, 0.0, 0.5), strict=True):
+            assert sorted(head.unique().tolist()) == pytest.approx([0, 1 / (1 - rate)] if rate else [1])
+            assert head.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(outputs_of(lambda parameters, rows, draw: draw(rows), {}, X), X)
+
+
+def test_outside_training_a_normal_draw_is_zero():
+    assert Draw().normal((3, 4)).item() == 0
+    assert Draw([chance(0, "dropout")], torch.zeros(2)).normal((3, 4)).shape == (3, 4)
+
+
+def test_heads_of_one_seed_share_their_draws_and_those_of_two_do_not():
+    generators = [chance(seed, "dropout") for seed in (0, 1)]
+    drawn = Draw(generators, torch.zeros(3), torch.tensor([1, 0, 1])).uniform((4, 5))
+    assert drawn.shape == (3, 4, 5)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[1], torch.rand((4, 5), generator=chance(0, "dropout")))
 
 
 def test_each_purpose_of_a_seed_has_its_own_chance():
@@ -291,3 +309,139 @@ def test_each_purpose_of_a_seed_has_its_own_chance():
         for purpose in ("order", "dropout", "initial")
     }
     assert len(draws) == 6
+
+
+# --- stacks -------------------------------------------------------------------------------------------
+
+N, D, K = 200, 6, 3
+
+
+def data(seed=0):
+    g = chance(seed, "data")
+    rows = torch.randn(N, D, generator=g)
+    labels = (torch.rand(N, K, generator=g) < torch.sigmoid(2 * rows[:, :K])).float()
+    return rows, labels, (torch.rand(N, K, generator=g) < 0.7).float()
+
+
+ROWS, LABELS, MASK = data()
+VAL_ROWS, VAL_LABELS, _ = data(1)
+VAL = Validation(X=VAL_ROWS, Y=VAL_LABELS, means=LABELS.mean(dim=0))
+
+
+def shrunken_loss(outputs, batch):
+    labels, mask, own = batch.targets
+    size = outputs.square().mean(dim=(-2, -1))
+    return masked_bce(outputs, labels, mask * own) + batch.constants["share"] * size
+
+
+def head(seed=0, width=8, share=0.0, **training):
+    own = (torch.rand(N, K, generator=chance(seed, "own")) < 0.9).float()
+    return Head(
+        parameters=layers((D, width, K), chance(seed, "initial")),
+        forward=feed_forward,
+        loss=shrunken_loss,
+        X=ROWS,
+        targets=(LABELS, MASK, own),
+        val=VAL,
+        training=Training(**{"batch": 32, "epochs": 6, "patience": 4, **training}),
+        seed=seed,
+        constants={"share": share},
+    )
+
+
+DIFFERENT = [
+    {},
+    {"learning_rate": 1e-2},
+    {"weight_decay": 0.5},
+    {"dropout": 0.5},
+    {"learning_rate": 3e-2, "dropout": 0.2},
+    {"share": 1.0},
+]
+
+
+def differences(together, alone):
+    return [
+        max((a[name] - b[name]).abs().max().item() for name in a)
+        for a, b in zip(together, alone, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [{}, {"optimiser": "adam"}, {"optimiser": "sgd", "momentum": 0.9, "clip": 0.3, "learning_rate": 0.05}],
+)
+@pytest.mark.parametrize("seeds", [(0,), (0, 5)])
+def test_heads_trained_together_are_those_trained_alone(optimiser, seeds):
+    made = [{"seed": seed, **optimiser, **own} for own in DIFFERENT for seed in seeds]
+    alone = [fit_heads([head(**how)])[0] for how in made]
+    together = fit_heads([head(**how) for how in made])
+    assert max(differences(together, alone)) < 1e-4
+    found = [parameters["weight0"] for parameters in alone]
+    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in combinations(found, 2))
+
+
+def test_heads_of_other_shapes_or_losses_are_trained_in_stacks_of_their_own():
+    made = [{"width": 8}, {"width": 4}, {"batch": 64}, {"width": 4, "learning_rate": 1e-2}]
+    alone = [fit_heads([head(**how)])[0] for how in made]
+    together = fit_heads([head(**how) for how in made])
+    assert max(differences(together, alone)) < 1e-4
+
+
+def test_a_head_that_has_stopped_keeps_its_best_while_others_go_on():
+    # the first head never gets better, the second always does
+    class Two(Script):
+        def accuracy(self, outputs):
+            self.seen.append(outputs.clone())
+            both = [0.5, 0.5 + len(self.seen) / 100]
+            return torch.tensor(both if len(outputs) == 2 else both[1:])
+
+    def made():
+        val = Two()
+        return val, [
+            Head(
+                parameters={"bias0": torch.zeros(1, 2)},
+                forward=bias_only,
+                loss=pull,
+                X=X,
+                targets=(),
+                val=val,
+                training=Training(batch=10, epochs=9, cosine=False, patience=3, learning_rate=rate),
+                seed=0,
+            )
+            for rate in (0.1, 0.2)
+        ]
+
+    val, heads = made()
+    first, second = fit_heads(heads)
+    assert [len(seen) for seen in val.seen] == [2] * 4 + [1] * 5
+    assert first["bias0"][0].tolist() == pytest.approx([-0.1] * 2, rel=1e-3)
+    assert second["bias0"][0].tolist() == pytest.approx([-0.2 * 9] * 2, rel=1e-3)
+
+
+def test_a_stack_is_split_where_it_would_be_too_large(monkeypatch):
+    made = [{"learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3)]
+    whole = fit_heads([head(**how) for how in made])
+    monkeypatch.setattr("rph.heads.STACKED", {"cpu": 1})
+    split = fit_heads([head(**how) for how in made])
+    assert max(differences(whole, split)) < 1e-4
+
+
+def test_one_wide_product_is_the_batched_one():
+    g = chance(0, "test")
+    W = torch.randn(4, D, 7, generator=g)
+    assert torch.allclose(product(ROWS, W), ROWS @ W, atol=1e-5)
+    assert torch.equal(product(ROWS, W[0]), ROWS @ W[0])
+
+
+def test_clipping_bounds_the_norm_of_a_heads_whole_gradient():
+    # plain SGD moves by learning rate x gradient: the move is the clipped gradient
+    start = {"weight0": torch.zeros(1, 2), "bias0": torch.zeros(1, 2)}
+
+    def forward(parameters, rows, draw):
+        return (parameters["weight0"] + parameters["bias0"]).expand(-1, len(rows), 2)
+
+    sgd = {"optimiser": "sgd", "learning_rate": 1.0, "weight_decay": 0.0, "batch": 10, "epochs": 1}
+    best = train(Script(1.0), forward, pull, start, clip=0.5, **sgd)
+    whole = torch.cat([best["weight0"], best["bias0"]], dim=1)
+    assert whole.norm().item() == pytest.approx(0.5, rel=1e-4)
+    assert whole[0].tolist() == pytest.approx([-0.25] * 4, rel=1e-4)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rph import Labelled, Queries, UsageError
+from rph import Labelled, Queries, Trial, UsageError
 from rph.arrays import model_means
-from rph.heads import Training, Validation, chance, fit_head, masked_bce, observed
+from rph.heads import Draw, Head, Training, Validation, bce_loss, chance, fit_heads, masked_bce, observed
 from rph.registry import installed
 
 NAN = np.nan
@@ -93,7 +93,7 @@ def test_an_untrained_head_has_the_base_rate_bce_and_training_goes_below_it(plug
     spec = plugin.spec
     variant = replace(spec.grid[0], **{**SMALL, **config})
     parameters = plugin.module.initial(8, model_means(TRAIN.Y), variant, chance(0, "initial"), "cpu")
-    z = plugin.module.forward(parameters, torch.tensor(TRAIN.unit), lambda hidden: hidden)
+    z = plugin.module.MlpRouter.forward(variant)(parameters, torch.tensor(TRAIN.unit), Draw())
     assert z.shape == TRAIN.Y.shape
     assert masked_bce(z, *observed(TRAIN.Y, "cpu")).item() == pytest.approx(base_rate(TRAIN.Y), abs=1e-5)
     assert bce(scores(spec, TRAIN, **config), TRAIN.Y) < base_rate(TRAIN.Y) - 0.015
@@ -105,7 +105,7 @@ def test_the_gradient_of_the_logits_is_probability_minus_label_over_the_observed
     variant = replace(plugin.spec.grid[0], hidden=(), **config)  # linear: dL/dW = x^T dL/dz
     parameters = plugin.module.initial(8, model_means(sparse.Y), variant, chance(0, "initial"), "cpu")
     weight, X = parameters["weight0"].requires_grad_(), torch.tensor(sparse.unit)
-    z = plugin.module.forward(parameters, X, lambda hidden: hidden)
+    z = plugin.module.MlpRouter.forward(variant)(parameters, X, Draw())
     Y, M = observed(sparse.Y, "cpu")
     masked_bce(z, Y, M).backward()
     assert torch.allclose(weight.grad, X.T @ ((torch.sigmoid(z.detach()) - Y) * M / M.sum()), atol=1e-7)
@@ -117,11 +117,11 @@ def test_a_fully_masked_model_gets_no_gradient_in_its_row_of_the_head(plugin, pe
     Y[:, 2] = NAN
     variant = replace(plugin.spec.grid[0], hidden=(16,), per_model=per_model)
     parameters = plugin.module.initial(8, model_means(Y), variant, chance(0, "initial"), "cpu")
-    head = [parameters[name].requires_grad_() for name in ("weight1", "bias1")]  # [G, 16, K or 1], [G, 1, ..]
-    z = plugin.module.forward(parameters, torch.tensor(TRAIN.unit), lambda hidden: hidden)
+    head = [parameters[name].requires_grad_() for name in ("weight1", "bias1")]
+    z = plugin.module.MlpRouter.forward(variant)(parameters, torch.tensor(TRAIN.unit), Draw())
     masked_bce(z, *observed(Y, "cpu")).backward()
-    for value in head:
-        by_model = value.grad.permute(0, 2, 1).reshape(4, -1)  # a row per model in either form
+    for value in head:  # [16 or 1, K], or [K, 16 or 1, 1]
+        by_model = value.grad.reshape(4, -1) if per_model else value.grad.T
         assert (by_model[2] == 0).all() and (by_model[[0, 1, 3]] != 0).any(dim=1).all()
 
 
@@ -135,17 +135,17 @@ def test_a_wide_head_learns_64_random_rows_by_heart(plugin):
         variant = replace(plugin.spec.grid[0], hidden=hidden)
         start = plugin.module.initial(16, means.numpy(), variant, chance(0, "initial"), "cpu")
         val = Validation(X=X, Y=Y, means=means)
-        best = fit_head(
-            start,
-            plugin.module.forward,
-            masked_bce,
+        head = Head(
+            parameters=start,
+            forward=plugin.module.forward,
+            loss=bce_loss,
             X=X,
             targets=(Y, torch.ones_like(Y)),
             val=val,
             training=Training(epochs=150, patience=150),
             seed=0,
         )
-        return val.accuracy(plugin.module.forward(best, X, lambda hidden: hidden))
+        return val.accuracy(plugin.module.forward(fit_heads([head])[0], X, Draw())).item()
 
     assert learnt((512, 256)) > 0.99
     assert learnt(()) < 0.9
@@ -153,10 +153,9 @@ def test_a_wide_head_learns_64_random_rows_by_heart(plugin):
 
 def test_scores_are_probabilities_once_through_the_sigmoid(spec):
     router = fit(spec)
-    hidden = np.maximum(
-        TEST.unit @ router.parameters["weight0"].numpy() + router.parameters["bias0"].numpy()[0], 0
-    )
-    z = hidden @ router.parameters["weight1"].numpy()[0] + router.parameters["bias1"].numpy()[0]
+    p = {name: value.numpy() for name, value in router.parameters.items()}
+    hidden = np.maximum(TEST.unit @ p["weight0"] + p["bias0"], 0)
+    z = hidden @ p["weight1"] + p["bias1"]
     assert router.scores(TEST) == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
 
 
@@ -165,9 +164,9 @@ def test_separate_networks_are_separate(plugin):
     parameters = plugin.module.initial(8, model_means(TRAIN.Y), variant, chance(0, "initial"), "cpu")
     parameters["weight2"] = torch.randn(4, 8, 1, generator=chance(1, "test"))
     X = torch.tensor(TRAIN.unit[:20])
-    together = plugin.module.forward(parameters, X, lambda hidden: hidden)
+    together = plugin.module.forward_per_model(parameters, X, Draw())
     for m in range(4):  # one network's arithmetic, by hand
-        hidden = (X @ parameters["weight0"].view(8, 4, 16)[:, m] + parameters["bias0"][m]).relu()
+        hidden = (X @ parameters["weight0"].view(8, 4, 16)[:, m] + parameters["bias0"].view(4, 16)[m]).relu()
         hidden = (hidden @ parameters["weight1"][m] + parameters["bias1"][m]).relu()
         alone = hidden @ parameters["weight2"][m] + parameters["bias2"][m]
         assert torch.allclose(together[:, m], alone[:, 0], atol=1e-5)
@@ -177,14 +176,14 @@ def test_standardised_inputs_are_scaled_by_train_alone(spec):
     train = labelled(TRAIN.X * 100 + 7, TRAIN.Y)
     train.X[:, 3] = 5  # a constant feature
     router = fit(spec, train=train, standardise=True)
-    mean, deviation = router.scaling
+    mean, deviation = router.buffers["input_mean"], router.buffers["input_deviation"]
     assert mean.numpy() == pytest.approx(train.X.mean(axis=0), rel=1e-4, abs=1e-3)
     assert deviation[3] == 1
-    inputs = router._inputs(train).numpy()
+    inputs = router.inputs(train).numpy()
     assert inputs.std(axis=0)[[0, 1, 2]] == pytest.approx(1, abs=1e-3)
     assert inputs[:, 3] == pytest.approx(0)
     shifted = Queries(X=TEST.X * 100 + 50, texts=TEST.texts)
-    assert router._inputs(shifted)[:, :3].mean() == pytest.approx(0.43, abs=0.15)  # not centred by itself
+    assert router.inputs(shifted)[:, :3].mean() == pytest.approx(0.43, abs=0.15)  # not centred by itself
 
 
 def test_only_the_unstandardised_head_ignores_the_length_of_an_embedding(spec):
@@ -197,11 +196,11 @@ def test_only_the_unstandardised_head_ignores_the_length_of_an_embedding(spec):
 def test_batches_grow_with_the_training_data(plugin, monkeypatch):
     seen = []
 
-    def spy(parameters, *args, training, **how):
-        seen.append(training.batch)
-        return parameters
+    def spy(heads):
+        seen.extend(head.training.batch for head in heads)
+        return [head.parameters for head in heads]
 
-    monkeypatch.setattr(plugin.module, "fit_head", spy)
+    monkeypatch.setattr("rph.headrouter.fit_heads", spy)
     for n in (50_000, 50_001):
         fit(plugin.spec, train=world(n, d=2, K=2), val=world(20, d=2, K=2))
     assert seen == [256, 1024]
@@ -360,3 +359,15 @@ def test_every_variant_of_the_grid_learns(spec, index):
     router = spec.router()
     router.fit(train, val, variant=spec.grid[index], seed=0, device="cpu")
     assert bce(router.scores(train), train.Y) < base_rate(train.Y)
+
+
+def test_variants_fitted_together_score_as_those_fitted_one_by_one(spec):
+    train, val = world(300, missing=0.3), world(100, seed=1)
+    trials = [
+        Trial(variant=variant, seed=seed) for seed in (0, 1) for variant in spec.grid[:1] + spec.grid[8:15]
+    ]
+    together = spec.fit_many(train, val, trials, "cpu").scores(TEST)
+    for trial, found in zip(trials, together, strict=True):
+        router = spec.router()
+        router.fit(train, val, variant=trial.variant, seed=trial.seed, device="cpu")
+        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
