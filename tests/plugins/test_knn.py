@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rph_plugins.routers import knn
 from rph_plugins.routers.knn import GRID, Config, KnnRouter, fit_many
 from tests.worlds import as_queries, labelled, some_queries, world
 
-from rph import Labelled, Trial
+from rph import Labelled, Trial, UsageError
 from rph.arrays import model_means
 
 UNIFORM = [variant for variant in GRID if variant.weights == "uniform"]
@@ -112,6 +112,7 @@ def test_scores_are_those_of_scikit_learn():
 )
 def test_any_small_table_scores_as_the_naive_loop_and_within_zero_and_one(n, K, k, missing, seed):
     train, queries = world(n, K, seed=seed, missing=missing), some_queries(4, seed=seed + 1)
+    assume(not np.isnan(train.Y).all())  # an error, tested below
     for weights in ("uniform", "softmax"):
         scores = score(train, queries, Config(k, weights))
         np.testing.assert_allclose(scores, naive(train, queries, Config(k, weights)), atol=5e-6)
@@ -348,3 +349,9 @@ def hashed_words(texts, d=64):
     directions = np.random.default_rng(0).standard_normal((4096, d)).astype(np.float32)
     rows = [[zlib.crc32(word.encode()) % 4096 for word in text.lower().split()[:200]] for text in texts]
     return np.stack([directions[np.unique(words)].sum(axis=0) if words else directions[0] for words in rows])
+
+
+def test_no_label_at_all_is_an_error_that_says_so():
+    train = labelled(np.ones((3, 2)), np.full((3, 2), np.nan))
+    with pytest.raises(UsageError, match="no training query has a label"):
+        score(train, some_queries(d=2), Config())
