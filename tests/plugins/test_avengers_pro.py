@@ -1,0 +1,389 @@
+"""avengers-pro: what Avengers-Pro promises, and what every router owes."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from rph_plugins.routers import avengers_pro
+
+from rph import Labelled, Queries, Trial, UsageError
+from rph.metrics import route
+from rph.registry import installed
+
+Config = avengers_pro.Config
+NAN = np.nan
+
+
+def labelled(X, Y, C=None):
+    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
+
+
+def world(n=600, d=8, K=4, groups=6, missing=0.0, seed=0):
+    """Queries of a few groups; in each group the models have accuracies of their own."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, groups, n)
+    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
+    P = np.random.default_rng(98).random((groups, K))[group]
+    Y = (rng.random((n, K)) < P).astype("f4")
+    Y[rng.random(Y.shape) < missing] = NAN
+    return labelled(X, Y)
+
+
+TRAIN, VAL, TEST = world(), world(200, seed=1), world(300, seed=2)
+RULES = ["scores", "ranks"]
+
+
+def fit(train=TRAIN, val=VAL, seed=0, **config):
+    router = avengers_pro.AvengersProRouter()
+    variant = replace(Config(12, 3), **config)
+    router.fit(train, val, variant=variant, seed=seed, device="cpu")
+    return router
+
+
+def scores(queries=TEST, **how):
+    return fit(**how).scores(queries)
+
+
+def similarities(queries, router):
+    """-|x - c|^2 and x.c of every query and cluster, both [B, C]."""
+    x, c = queries.unit.astype("f8"), router.centres.astype("f8")
+    return -np.square(x[:, None] - c[None]).sum(axis=2), x @ c.T
+
+
+# --- the card and the grid ----------------------------------------------------------------------------
+
+
+def test_the_grid_is_the_specified_one_with_the_papers_setting_first():
+    assert avengers_pro.GRID[0] == Config() == Config(60, 4, "scores", 1.0, 5.0)
+    wanted = {Config(k, p) for k, p in product((30, 60, 100, 200), (1, 2, 4))}
+    wanted |= {Config(k, 4, "ranks") for k in (60, 100, 200)}
+    assert len(avengers_pro.GRID) == 15 and set(avengers_pro.GRID) == wanted
+
+
+def test_the_card_says_stochastic_not_calibrated_and_has_the_papers_key_as_alias():
+    card = avengers_pro.register_router().card
+    assert (card.name, card.aliases) == ("avengers-pro", ("avengers_pro",))
+    assert (card.family, card.paper, card.year) == ("clusters", "arXiv:2508.12631", 2025)
+    assert not card.deterministic and not card.calibrated
+
+
+# --- the table ----------------------------------------------------------------------------------------
+
+
+ACCURACY = np.array([[0.2, 0.6, 0.4], [0.5, 0.5, 0.5]], "f4")
+COST = np.array([[1.0, 5.0, 2.0], [3.0, 1.0, 2.0]], "f4")
+OVERALL = np.array([0.3, 0.6, 0.5], "f4")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, [[0, 1, 0.5], [1, 1, 1]]),
+        ({"alpha": 0.0}, [[1, 0, 0.75], [0, 1, 0.5]]),
+        ({"alpha": 0.6}, [[0.4, 0.6, 0.6], [0.6, 1, 0.8]]),
+        ({"scoring": "ranks"}, [[1 / 3, 1, 1 / 2], [1 / 3, 1, 1 / 2]]),
+        ({"scoring": "ranks", "alpha": 0.0}, [[1, 1 / 3, 1 / 2], [1 / 3, 1, 1 / 2]]),
+    ],
+)
+def test_the_table_is_the_hand_computed_one(config, expected):
+    cost = COST if "alpha" in config else None
+    found = avengers_pro.cluster_scores(ACCURACY, cost, OVERALL, Config(**config))
+    assert found == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_models_equal_in_the_cluster_and_overall_share_the_upper_place():
+    found = avengers_pro.cluster_scores(
+        np.array([[0.5, 0.5, 0.1]], "f4"), None, np.array([0.4, 0.4, 0.9], "f4"), Config(scoring="ranks")
+    )
+    assert found == pytest.approx(np.array([[1, 1, 1 / 3]]))
+
+
+def test_each_cluster_has_a_model_at_one_and_a_model_at_zero():
+    table = fit().table
+    assert len(table) == 12
+    assert (table.max(axis=1) == 1).all() and (table.min(axis=1) == 0).all()
+
+
+@pytest.mark.parametrize("scoring", RULES)
+def test_an_increasing_affine_change_of_a_clusters_accuracies_leaves_the_table_unchanged(scoring):
+    rng = np.random.default_rng(0)
+    accuracy, overall = rng.random((20, 5)).astype("f4"), rng.random(5).astype("f4")
+    slope, level = rng.uniform(0.1, 0.5, (20, 1)).astype("f4"), rng.uniform(0, 0.5, (20, 1)).astype("f4")
+    variant = Config(scoring=scoring)
+    before = avengers_pro.cluster_scores(accuracy, None, overall, variant)
+    after = avengers_pro.cluster_scores(slope * accuracy + level, None, overall, variant)
+    assert after == pytest.approx(before, abs=2e-6)
+
+
+# --- the method ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scoring", RULES)
+@pytest.mark.parametrize("shrinkage", [5.0, 0.0])
+def test_one_cluster_per_query_and_no_costs_route_like_kmeans_on_the_same_clustering(scoring, shrinkage):
+    module = installed().load("router", "kmeans").module
+    kmeans = module.KMeansRouter()
+    variant = module.Config(12, shrinkage)
+    kmeans.fit(TRAIN, VAL, variant=variant, seed=3, device="cpu")
+    ours = fit(seed=3, top=1, scoring=scoring, shrinkage=shrinkage)
+    assert np.array_equal(ours.centres, kmeans.centres.numpy())
+    theirs, prior = kmeans.scores(TEST), TRAIN.Y.mean(axis=0)
+    assert np.array_equal(route(ours.scores(TEST), prior), route(theirs, prior))
+    assert not np.allclose(ours.scores(TEST), theirs)
+    assert len(set(theirs.argmax(axis=1))) > 1
+
+
+def test_a_score_is_the_plain_mean_over_the_p_nearest_clusters():
+    router = fit(top=3)
+    closeness, _ = similarities(TEST, router)
+    near = np.argsort(-closeness, axis=1)[:, :3]
+    assert router.scores(TEST) == pytest.approx(router.table[near].mean(axis=1), abs=1e-6)
+
+
+def test_clusters_are_nearest_by_distance_where_the_product_with_the_centre_says_otherwise():
+    state = {"centres": np.array([[0.6, 0.6], [2.0, 0.0]], "f4"), "table": np.eye(2, dtype="f4")}
+    router = avengers_pro.AvengersProRouter.from_state(state, variant=Config(2, 1), device="cpu")
+    query = Queries(X=np.array([[0.6, 0.8]], "f4"), texts=[""])  # products 0.84 < 1.2, distances 0.2 < 1.6
+    assert router.scores(query).tolist() == [[1, 0]]
+    ranks = avengers_pro.AvengersProRouter.from_state(state, variant=Config(2, 1, "ranks"), device="cpu")
+    assert ranks.scores(query).tolist() == [[0, 1]]  # as the released code, centres not scaled to length 1
+
+
+def test_ranks_are_weighed_by_a_softmax_of_minus_nine_distances():
+    router = fit(top=3, scoring="ranks")
+    _, cosine = similarities(TEST, router)
+    near = np.argsort(-cosine, axis=1)[:, :3]
+    weight = np.exp(-9 * (1 - np.take_along_axis(cosine, near, axis=1)))
+    weight /= weight.sum(axis=1, keepdims=True)
+    expected = (weight[:, :, None] * router.table[near]).sum(axis=1)
+    assert router.scores(TEST) == pytest.approx(expected, abs=1e-5)
+    assert np.ptp(weight, axis=1).max() > 0.1  # it is not the plain mean
+
+
+def test_adding_up_all_clusters_routes_every_query_to_the_same_model():
+    found = scores(top=12)
+    assert (found == found[0]).all()
+    assert np.array_equal(scores(top=100), found)  # p is clipped to k
+
+
+def test_alpha_zero_picks_the_cheapest_model_of_the_cluster():
+    router = fit()  # only for its clusters
+    closeness, _ = similarities(TRAIN, router)
+    cluster = closeness.argmax(axis=1)
+    rng = np.random.default_rng(0)
+    price = rng.uniform(1, 5, (12, 4))
+    C = (price[cluster] * rng.uniform(0.9, 1.1, TRAIN.Y.shape)).astype("f4")
+    C[rng.random(C.shape) < 0.2] = NAN  # an unknown cost is not 0
+    means = np.array([np.nanmean(C[cluster == c], axis=0) for c in range(12)])
+    found = scores(train=labelled(TRAIN.X, TRAIN.Y, C), alpha=0.0, top=1)
+    there = similarities(TEST, router)[0].argmax(axis=1)
+    assert np.array_equal(found.argmax(axis=1), means.argmin(axis=1)[there])
+    assert len(set(found.argmax(axis=1))) > 1
+
+
+def test_alpha_below_one_without_costs_is_an_error_that_says_so():
+    with pytest.raises(UsageError, match="there are none"):
+        fit(alpha=0.5)
+
+
+def test_flat_clusters_give_every_model_the_same_finite_score():
+    found = scores(train=labelled(TRAIN.X, np.ones_like(TRAIN.Y)))
+    assert (found == 1).all()
+
+
+@pytest.mark.parametrize(("rows", "clusters"), [(7, 1), (60, 3), (599, 29)])
+def test_there_is_at_most_one_cluster_per_twenty_queries(rows, clusters):
+    router = fit(train=labelled(TRAIN.X[:rows], TRAIN.Y[:rows]), clusters=200)
+    assert len(router.centres) == clusters
+    assert np.isfinite(router.scores(TEST)).all()
+
+
+def test_two_planted_specialists_each_get_their_own_queries():
+    def planted(n, seed, missing=0.0, copies=1):
+        rng = np.random.default_rng(seed)
+        side = rng.integers(0, 2, n)
+        X = rng.normal(size=(n, 32)) * 0.1
+        X[:, 0] += 1 - 2 * side
+        P = np.array([[0.95, 0.05], [0.05, 0.95], *[[0.5, 0.5]] * copies]).T[side]
+        Y = (rng.random(P.shape) < P).astype("f4")
+        Y[rng.random(Y.shape) < missing] = NAN
+        return labelled(X.astype("f4"), Y), side
+
+    for seed, scoring, missing, copies in [
+        (0, "scores", 0.0, 1),
+        (1, "ranks", 0.4, 1),
+        (1, "scores", 0.4, 20),
+    ]:
+        train, test = planted(2000, seed, missing, copies), planted(1000, seed + 10, copies=copies)
+        found = scores(test[0], train=train[0], clusters=30, top=4, scoring=scoring, seed=seed)
+        assert (found.argmax(axis=1) == test[1]).mean() >= 0.98
+
+
+# --- fitting many at once -----------------------------------------------------------------------------
+
+
+def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
+    trials = [Trial(variant=v, seed=seed) for seed in (42, 7) for v in avengers_pro.GRID[::2]]
+    together = avengers_pro.fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
+    assert len(together) == len(trials)
+    for trial, found in zip(trials, together, strict=True):
+        router = avengers_pro.AvengersProRouter()
+        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
+        assert np.array_equal(found, router.scores(TEST))
+
+
+def test_variants_of_equal_seed_and_number_of_clusters_share_one_clustering(monkeypatch):
+    calls, once = [], avengers_pro.kmeans
+    monkeypatch.setattr(avengers_pro, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
+    configs = [Config(20), Config(20, 1), Config(20, 4, "ranks"), Config(30), Config(60)]  # the cap is 30
+    avengers_pro.fit_many(TRAIN, VAL, [Trial(variant=c, seed=s) for s in (1, 2) for c in configs], "cpu")
+    assert calls == [20, 30] * 2
+
+
+# --- what every router owes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scoring", RULES)
+def test_permuting_the_models_permutes_the_scores(scoring):
+    order = [2, 0, 3, 1]
+    permuted = labelled(TRAIN.X, np.ascontiguousarray(TRAIN.Y[:, order]))
+    assert np.array_equal(scores(train=permuted, scoring=scoring), scores(scoring=scoring)[:, order])
+
+
+@pytest.mark.parametrize("scoring", RULES)
+def test_scores_do_not_depend_on_batch_or_order(scoring):
+    router, order = fit(scoring=scoring), np.random.default_rng(0).permutation(len(TEST))
+    whole = router.scores(TEST)
+    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(40)]
+    assert np.array_equal(np.concatenate(one_by_one), whole[:40])
+    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
+    assert np.array_equal(shuffled, whole[order])
+    assert router.scores(Queries(X=TEST.X[:0], texts=[])).shape == (0, 4)
+
+
+def test_queries_without_a_label_change_nothing():
+    extra = np.random.default_rng(5).normal(size=(100, 8)).astype("f4")
+    more = labelled(np.concatenate([extra, TRAIN.X]), np.concatenate([np.full((100, 4), NAN, "f4"), TRAIN.Y]))
+    assert np.array_equal(scores(train=more), scores())
+
+
+def test_test_labels_val_labels_and_costs_are_never_read():
+    poison = np.full_like(TEST.Y, NAN)
+    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
+    costs = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
+    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
+    assert np.array_equal(scores(train=costs, val=blind), scores())
+
+
+@pytest.mark.parametrize("scoring", RULES)
+@pytest.mark.parametrize("K", [1, 2, 112])
+def test_pools_of_any_size_work(K, scoring):
+    found = scores(world(50, K=K, seed=2), train=world(K=K), val=world(100, K=K, seed=1), scoring=scoring)
+    assert found.shape == (50, K) and found.dtype == np.float32
+    assert ((found >= 0) & (found <= 1 + 1e-6)).all()
+
+
+def test_a_model_that_is_always_right_ranks_first():
+    Y = TRAIN.Y.copy()
+    Y[:, 2] = 1
+    for scoring in RULES:
+        found = scores(train=labelled(TRAIN.X, Y), scoring=scoring)
+        assert found[:, 2] == pytest.approx(1) and (found.argmax(axis=1) == 2).all()
+
+
+def test_labels_that_have_nothing_to_do_with_queries_give_about_the_best_single_model():
+    rng, p = np.random.default_rng(3), [0.4, 0.5, 0.6, 0.7]
+
+    def independent(n):
+        return labelled(rng.normal(size=(n, 8)).astype("f4"), (rng.random((n, 4)) < p).astype("f4"))
+
+    train, test = independent(2000), independent(2000)
+    chosen = test.Y[np.arange(2000), scores(test, train=train).argmax(axis=1)]
+    standard_error = np.sqrt(0.7 * 0.3 / 2000)
+    assert chosen.mean() > test.Y[:, 3].mean() - 2 * standard_error
+
+
+def test_it_beats_the_best_single_model_where_groups_differ():
+    best = TRAIN.Y.mean(axis=0).argmax()
+    for scoring in RULES:
+        found = scores(top=2, scoring=scoring)
+        assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+
+
+def test_a_model_never_run_stands_where_the_mean_of_the_pool_does():
+    Y = TRAIN.Y.copy()
+    Y[:, 1] = NAN
+    router = fit(train=labelled(TRAIN.X, Y), shrinkage=0.0)
+    cluster = similarities(TRAIN, router)[0].argmax(axis=1)
+    rows = Y[cluster == 0][:, [0, 2, 3]].mean(axis=0)
+    a = np.array([rows[0], Y[:, [0, 2, 3]].mean(), rows[1], rows[2]])
+    assert router.table[0] == pytest.approx((a - a.min()) / (a.max() - a.min()), abs=1e-5)
+
+
+def test_with_most_labels_missing_only_the_observed_ones_count():
+    sparse = world(missing=0.6)
+    router = fit(train=sparse, shrinkage=0.0, top=1)
+    found = router.scores(sparse)
+    cluster = similarities(sparse, router)[0].argmax(axis=1)
+    for c in np.unique(cluster):
+        a = np.nanmean(sparse.Y[cluster == c], axis=0)
+        expected = (a - a.min()) / (a.max() - a.min())
+        assert found[cluster == c][0] == pytest.approx(expected, abs=1e-5)
+    other_nan = sparse.Y.copy()
+    other_nan.view(np.uint32)[np.isnan(sparse.Y)] = 0xFFC12345  # a NaN all the same
+    train = labelled(sparse.X, other_nan)
+    assert np.array_equal(scores(sparse, train=train, shrinkage=0.0, top=1), found)
+
+
+def test_no_label_at_all_is_an_error_that_says_so():
+    with pytest.raises(UsageError, match="no training query has a label"):
+        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+
+
+def test_constant_embeddings_give_one_cluster_and_constant_scores():
+    same = labelled(np.ones((100, 8), "f4"), TRAIN.Y[:100])
+    found = scores(TEST, train=same)
+    assert (found == found[0]).all() and found[0].argmax() == TRAIN.Y[:100].mean(axis=0).argmax()
+
+
+def test_a_seed_fixes_the_scores_and_another_seed_changes_them():
+    assert np.array_equal(scores(seed=1), scores(seed=1))
+    assert not np.array_equal(scores(seed=1, clusters=25), scores(seed=2, clusters=25))
+
+
+@pytest.mark.parametrize("scoring", RULES)
+def test_a_router_from_its_state_gives_the_same_scores(scoring):
+    router = fit(scoring=scoring)
+    state = router.state()
+    assert all(isinstance(value, np.ndarray) and value.dtype.kind == "f" for value in state.values())
+    again = avengers_pro.AvengersProRouter.from_state(state, variant=router.variant, device="cpu")
+    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+
+
+def test_fitting_and_scoring_leave_inputs_and_global_chance_alone():
+    train, test = world(), world(300, seed=2)
+    for array in (train.X, train.Y, test.X):
+        array.setflags(write=False)
+    state = torch.get_rng_state()
+    router = fit(train=train)
+    before = {name: value.copy() for name, value in router.state().items()}
+    router.scores(test)
+    assert all(np.array_equal(value, before[name]) for name, value in router.state().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+MUTATIONS = [
+    (
+        "low = exact.min(axis=1, keepdims=True)",
+        "low = exact.min(keepdims=True)",
+        "accuracies are stretched over all clusters at once, not within each",
+    ),
+    ("(1 - stretched(cost))", "stretched(cost)", "dear models gain instead of cheap ones"),
+    (
+        "(overall[None, :] > overall[:, None])",
+        "(overall[None, :] < overall[:, None])",
+        "ties go to the worse",
+    ),
+]

@@ -1,0 +1,474 @@
+"""tag-router: what TagRouter promises, and what every router owes."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from rph_plugins.routers import tag_router
+from rph_plugins.routers.tag_router import GRID, Config, TagRouter, Vocabulary, fit_many, learn_vocabulary
+
+from rph import Labelled, Queries, Trial, UsageError
+
+NAN = np.nan
+
+
+def labelled(X, Y, C=None, texts=None):
+    texts = [""] * len(X) if texts is None else texts
+    return Labelled(X=X, Y=Y, C=C, texts=texts, models=tuple(f"m{i}" for i in range(Y.shape[1])))
+
+
+def world(n=600, d=8, K=4, groups=6, missing=0.0, seed=0):
+    """Queries of a few groups with words of their own; in each group the models have accuracies of their own."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, groups, n)
+    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
+    P = np.random.default_rng(98).random((groups, K))[group]
+    Y = (rng.random((n, K)) < P).astype("f4")
+    Y[rng.random(Y.shape) < missing] = NAN
+    words = rng.integers(0, 8, (n, 6))
+    texts = ["the " + " ".join(f"g{g}w{w}" for w in row) for g, row in zip(group, words, strict=True)]
+    return labelled(X, Y, texts=texts)
+
+
+TRAIN, VAL, TEST = world(), world(200, seed=1), world(300, seed=2)
+BEST = TRAIN.Y.mean(axis=0).argmax()  # the reference on TRAIN
+EMB = {"tagger": "emb", "tags": 16, "per_query": 3}
+TEXT = {"tagger": "text", "tags": 0, "per_query": 4}
+KINDS = [{**t, "scorer": s} for t, s in product((EMB, TEXT), ("rate", "smoothed", "sum"))]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind['tagger']}-{kind['scorer']}")
+
+
+def fit(train=TRAIN, val=VAL, seed=0, **config):
+    router = TagRouter()
+    router.fit(train, val, variant=Config(**{**EMB, **config}), seed=seed, device="cpu")
+    return router
+
+
+def scores(queries=TEST, **how):
+    return fit(**how).scores(queries)
+
+
+def tags_of(router, queries):
+    return router.fitted.tagger.tags(queries, router.fitted.variant.per_query)
+
+
+def with_labels(Y, train=TRAIN):
+    return labelled(train.X, Y, texts=train.texts)
+
+
+# --- the card and the grid ----------------------------------------------------------------------------
+
+
+def test_the_grid_is_the_specified_one_with_the_default_first():
+    assert GRID[0] == Config() == Config("emb", 256, 5, "rate")
+    sizes = [(64, 2), (128, 3), (256, 3), (256, 5), (512, 5), (1024, 8)]
+    wanted = {Config("emb", T, m, scorer) for (T, m), scorer in product(sizes, ("rate", "smoothed"))}
+    wanted |= {Config("text", 0, 10, "rate"), Config("text", 0, 10, "smoothed"), Config("emb", 256, 5, "sum")}
+    assert len(GRID) == 15 and set(GRID) == wanted
+    assert (tag_router.WIN, tag_router.TIE, tag_router.LOSS) == (1, 0.15, -1)
+
+
+def test_the_card_names_both_papers_that_the_key_may_mean():
+    card = tag_router.register_router().card
+    assert (card.name, card.aliases, card.paper) == ("tag-router", ("tag_router",), "arXiv:2506.12473")
+    assert any("FORC" in note and "2308.06077" in note for note in card.fidelity)
+    assert not card.deterministic and not card.calibrated
+
+
+# --- outcomes and the table ---------------------------------------------------------------------------
+
+
+def test_outcomes_against_the_best_model_are_the_hand_computed_ones():
+    Y = np.array(
+        [[1, 1, 0], [0, 0, 1], [1, 0, 0], [1, NAN, 1], [NAN, 1, 1], [1, 0, NAN]], "f4"
+    )  # means .8 .4 .6
+    expected = [
+        [0.15, 0.15, -1],
+        [0.15, 0.15, 1],
+        [0.15, -1, -1],
+        [0.15, NAN, 0.15],
+        [NAN] * 3,
+        [0.15, -1, NAN],
+    ]
+    assert tag_router.outcomes(Y) == pytest.approx(np.array(expected, "f4"), nan_ok=True)
+
+
+def test_the_table_of_each_scorer_is_the_hand_computed_one():
+    Y = np.array([[1, 1], [1, 0], [1, 0], [0, 1], [1, NAN], [1, NAN]], "f4")  # the first is the reference
+    # Its own outcomes are ties; the other's .15, -1, -1, 1, none, none. Overall .15 and -.85 / 4.
+    tags = np.array([[0, 1], [0, 2], [0, 1], [1, 2], [2, 3], [0, 3]])  # no query of tag 3 observed the other
+
+    def table(scorer, shrinkage):
+        return tag_router.tag_table(Y, tags, 4, Config(scorer=scorer, shrinkage=shrinkage)).T
+
+    rate = [[0.15] * 4, [-1.85 / 3, 0.15 / 3, 0, -0.2125]]
+    assert table("rate", 0.0) == pytest.approx(np.array(rate), abs=1e-6)
+    shrunk = [[0.15] * 4, [(-1.85 - 0.425) / 5, (0.15 - 0.425) / 5, -0.425 / 4, -0.2125]]
+    assert table("rate", 2.0) == pytest.approx(np.array(shrunk), abs=1e-6)
+    literal = [[0.6, 0.45, 0.45, 0.3], [-1.85, 0.15, 0, 0]]
+    assert table("sum", 5.0) == pytest.approx(np.array(literal), abs=1e-6)
+    mean, other = 5 / 6, 0.5
+    smoothed = [[(c + 2 * mean) / (n + 2) for c, n in ((4, 4), (2, 3), (2, 3), (2, 2))]]
+    smoothed += [[(c + 2 * other) / (n + 2) for c, n in ((1, 3), (2, 3), (1, 2), (0, 0))]]
+    assert table("smoothed", 2.0) == pytest.approx(np.array(smoothed), abs=1e-6)
+
+
+@pytest.mark.parametrize("scorer", ["rate", "smoothed"])
+def test_scores_add_up_the_tags_of_a_query_and_probabilities_average_them(scorer):
+    router = fit(scorer=scorer)
+    added = router.fitted.table[tags_of(router, TEST)].sum(axis=1)
+    assert router.scores(TEST) == pytest.approx(added / (3 if scorer == "smoothed" else 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("tagger", [EMB, TEXT])
+def test_duplicating_every_row_leaves_rates_unchanged_and_doubles_literal_sums(tagger):
+    texts = list(TRAIN.texts) * 2
+    twice = labelled(np.tile(TRAIN.X, (2, 1)), np.tile(TRAIN.Y, (2, 1)), texts=texts)
+    once = fit(**tagger)
+    T = len(once.fitted.tagger)
+    tags = [once.fitted.tagger.tags(queries, tagger["per_query"]) for queries in (TRAIN, twice)]
+    for scorer, factor in (("rate", 1), ("smoothed", 1), ("sum", 2)):
+        variant = Config(**tagger, scorer=scorer, shrinkage=0.0)
+        single = tag_router.tag_table(TRAIN.Y, tags[0], T, variant)
+        assert np.array_equal(tag_router.tag_table(twice.Y, tags[1], T, variant), factor * single)
+        assert np.abs(single).max() > 0
+
+
+@each_kind
+def test_a_new_model_leaves_the_columns_of_the_others_bit_identical(kind):
+    worse = (np.random.default_rng(4).random((len(TRAIN), 1)) < 0.1).astype("f4")
+    more = fit(train=with_labels(np.hstack([TRAIN.Y, worse])), **kind)
+    alone = fit(**kind)
+    assert np.array_equal(more.fitted.table[:, :4], alone.fitted.table)
+    assert np.array_equal(more.scores(TEST)[:, :4], alone.scores(TEST))
+
+
+def test_a_new_best_model_becomes_the_reference():
+    best = np.ones((len(TRAIN), 1), "f4")
+    found = fit(train=with_labels(np.hstack([TRAIN.Y, best]))).fitted.table
+    assert found[:, 4] == pytest.approx(0.15, abs=1e-6) and (found[:, :4] <= 0.15 + 1e-6).all()
+    assert fit().fitted.table[:, BEST] == pytest.approx(0.15, abs=1e-6)
+
+
+@pytest.mark.parametrize("scorer", ["rate", "smoothed", "sum"])
+def test_flipping_a_label_changes_its_models_column_in_the_rows_of_its_tags_only(scorer):
+    k = (BEST + 1) % 4
+    Y = TRAIN.Y.copy()
+    Y[17, k] = 1 - Y[17, k]
+    before = fit(scorer=scorer, shrinkage=0.0)
+    after = fit(train=with_labels(Y), scorer=scorer, shrinkage=0.0)
+    changed = np.zeros_like(before.fitted.table, bool)
+    changed[tags_of(before, TRAIN)[17], k] = True
+    assert np.array_equal(before.fitted.table != after.fitted.table, changed)
+
+
+def test_flipping_a_label_of_the_reference_changes_the_others_and_not_its_own_ties():
+    Y = TRAIN.Y.copy()
+    Y[17, BEST] = 1 - Y[17, BEST]
+    assert Y.mean(axis=0).argmax() == BEST
+    before, after = fit(shrinkage=0.0), fit(train=with_labels(Y), shrinkage=0.0)
+    tags = tags_of(before, TRAIN)[17]
+    others = [k for k in range(4) if k != BEST]
+    assert (before.fitted.table != after.fitted.table)[tags][:, others].all()
+    assert np.array_equal(before.fitted.table[:, BEST], after.fitted.table[:, BEST])
+
+
+# --- the taggers --------------------------------------------------------------------------------------
+
+
+def test_a_query_has_the_tags_of_the_nearest_unit_centroids():
+    router = fit()
+    centroids = router.fitted.tagger.centroids
+    assert np.linalg.norm(centroids, axis=1) == pytest.approx(1, abs=1e-5)
+    nearest = np.argsort(-(TEST.unit @ centroids.T), axis=1)[:, :3]
+    assert np.array_equal(tags_of(router, TEST), np.sort(nearest, axis=1))
+
+
+def test_the_codebook_of_a_large_train_split_is_learned_from_a_sample(monkeypatch):
+    seen, once = [], tag_router.kmeans
+    monkeypatch.setattr(tag_router, "kmeans", lambda X, *a, **k: seen.append(X.numpy()) or once(X, *a, **k))
+    monkeypatch.setattr(tag_router, "SAMPLED", 100)
+    first, again, other = fit(seed=1), fit(seed=1), fit(seed=2)
+    rows = {row.tobytes() for row in TRAIN.unit}
+    assert [len(X) for X in seen] == [100] * 3 and len({row.tobytes() for row in seen[0]}) == 100
+    assert all(row.tobytes() in rows for row in seen[0])
+    assert np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[0], seen[2])
+    assert np.array_equal(first.scores(TEST), again.scores(TEST))
+    assert not np.array_equal(first.scores(TEST), other.scores(TEST))
+
+
+def test_terms_and_idf_are_those_of_scikit_learn():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [*TRAIN.texts, *(["rare once"] * 4), "x" * 65 + " five"]
+    found = learn_vocabulary(texts)
+    theirs = TfidfVectorizer(min_df=5, max_df=0.2).fit(texts)
+    assert found.terms.tolist() == theirs.get_feature_names_out().tolist()
+    assert len(found) == 48 and found.terms.dtype.kind == "U"  # neither "the", nor "rare"
+    assert found.idf == pytest.approx(theirs.idf_)
+    longest = [f"{'y' * 65} {'z' * 64}"] * 5 + [f"other{i}" for i in range(30)]
+    assert learn_vocabulary(longest).terms.tolist() == ["z" * 64]
+
+
+def test_a_text_has_its_terms_of_highest_tf_idf_equals_alphabetically():
+    tagger = Vocabulary(np.array(["ant", "bee", "cat", "dog"]), np.array([1.0, 2.0, 2.0, 3.5]))
+    texts = ["ant bee cat dog", "Cat, bee!", "ant ant ant ant dog", "ant eel", "", "eel"]
+    found = tagger.tags(Queries(X=np.zeros((6, 1), "f4"), texts=texts), 2)
+    assert found.tolist() == [[1, 3], [1, 2], [0, 3], [0, 4], [4, 4], [4, 4]]
+    one = tagger.tags(Queries(X=np.zeros((6, 1), "f4"), texts=texts), 1)
+    assert one.ravel().tolist() == [3, 1, 0, 0, 4, 4]
+
+
+def test_texts_are_tagged_alike_in_one_block_or_many(monkeypatch):
+    router = fit(**TEXT)
+    whole = tags_of(router, TEST)
+    monkeypatch.setattr(tag_router, "ROWS", 7)
+    assert np.array_equal(tags_of(router, TEST), whole)
+    assert len(np.unique(whole)) > 40
+
+
+@pytest.mark.parametrize("scorer", ["rate", "smoothed", "sum"])
+def test_a_query_without_tags_scores_exactly_the_mean_labels(scorer):
+    router = fit(**TEXT, scorer=scorer)
+    X = TEST.X[:3]
+    found = router.scores(Queries(X=X, texts=["", "the", f"unknown words {TRAIN.texts[0]}"]))
+    means = TRAIN.Y.mean(axis=0, dtype="f8").astype("f4")
+    assert np.array_equal(found[:2], [means, means])
+    assert np.array_equal(found[2], router.scores(TRAIN)[0]) and not np.array_equal(found[2], means)
+
+
+def test_train_texts_without_a_usable_term_leave_the_mean_labels():
+    bare = labelled(TRAIN.X, TRAIN.Y)
+    router = fit(train=bare, **TEXT)
+    assert router.fitted.table.shape == (0, 4)
+    assert (router.scores(TEST) == TRAIN.Y.mean(axis=0, dtype="f8").astype("f4")).all()
+
+
+def test_only_the_text_tagger_reads_texts_and_only_the_other_reads_embeddings():
+    plain = Queries(X=TEST.X, texts=[""] * len(TEST))
+    assert np.array_equal(scores(plain, train=labelled(TRAIN.X, TRAIN.Y)), scores())
+    zeros = Queries(X=np.zeros_like(TEST.X), texts=TEST.texts)
+    assert np.array_equal(scores(zeros, **TEXT), scores(**TEXT))
+
+
+# --- the router as a whole ----------------------------------------------------------------------------
+
+
+@each_kind
+def test_it_beats_the_best_single_model_where_groups_differ(kind):
+    chosen = TEST.Y[np.arange(len(TEST)), scores(**kind).argmax(axis=1)]
+    assert chosen.mean() > TEST.Y[:, BEST].mean() + 0.05
+
+
+def test_two_planted_specialists_each_get_their_own_queries():
+    def planted(n, seed, missing=0.0, copies=1):
+        rng = np.random.default_rng(seed)
+        side = rng.integers(0, 2, n)
+        X = rng.normal(size=(n, 32)) * 0.1
+        X[:, 0] += 1 - 2 * side
+        P = np.array([[0.95, 0.05], [0.05, 0.95], *[[0.5, 0.5]] * copies]).T[side]
+        Y = (rng.random(P.shape) < P).astype("f4")
+        Y[rng.random(Y.shape) < missing] = NAN
+        return labelled(X.astype("f4"), Y), side
+
+    cases = [(0, "rate", 0.0, 1), (1, "rate", 0.0, 1), (1, "sum", 0.4, 1), (0, "smoothed", 0.4, 20)]
+    for seed, scorer, missing, copies in cases:
+        train, test = planted(4000, seed, missing, copies), planted(1000, seed + 10, copies=copies)
+        found = scores(test[0], train=train[0], tags=64, per_query=5, scorer=scorer, seed=seed)
+        assert (found.argmax(axis=1) == test[1]).mean() >= 0.98
+
+
+@each_kind
+def test_labels_that_have_nothing_to_do_with_queries_give_about_the_best_single_model(kind):
+    rng, p = np.random.default_rng(3), [0.4, 0.5, 0.6, 0.75]
+
+    def independent(n):
+        text = [" ".join(f"w{i}" for i in row) for row in rng.integers(0, 60, (n, 6))]
+        return labelled(
+            rng.normal(size=(n, 8)).astype("f4"), (rng.random((n, 4)) < p).astype("f4"), texts=text
+        )
+
+    train, test = independent(2000), independent(2000)
+    chosen = test.Y[np.arange(2000), scores(test, train=train, **kind).argmax(axis=1)]
+    assert chosen.mean() > test.Y[:, 3].mean() - 2 * np.sqrt(0.75 * 0.25 / 2000)
+
+
+# --- fitting many at once -----------------------------------------------------------------------------
+
+
+def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
+    trials = [Trial(variant=Config(**kind), seed=seed) for seed in (42, 7) for kind in KINDS]
+    trials += [Trial(variant=Config(**{**EMB, "per_query": 5}), seed=7), Trial(variant=GRID[0], seed=7)]
+    together = fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
+    assert len(together) == len(trials)
+    for trial, found in zip(trials, together, strict=True):
+        router = TagRouter()
+        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
+        assert np.array_equal(found, router.scores(TEST))
+
+
+def test_trials_share_codebooks_of_equal_size_and_seed_and_one_vocabulary(monkeypatch):
+    sizes, once = [], tag_router.kmeans
+    monkeypatch.setattr(tag_router, "kmeans", lambda *a, **k: sizes.append(a[1]) or once(*a, **k))
+    read, learn = [], tag_router.learn_vocabulary
+    monkeypatch.setattr(tag_router, "learn_vocabulary", lambda texts: read.append(len(texts)) or learn(texts))
+    small = [replace(v, tags=v.tags // 16) for v in GRID]
+    fit_many(TRAIN, VAL, [Trial(variant=v, seed=s) for s in (1, 2) for v in small], "cpu")
+    assert sorted(sizes) == sorted([4, 8, 16, 32, 64] * 2)
+    assert read == [len(TRAIN)]
+
+
+# --- what every router owes ---------------------------------------------------------------------------
+
+
+@each_kind
+def test_permuting_the_models_permutes_the_scores(kind):
+    order = [2, 0, 3, 1]
+    permuted = with_labels(np.ascontiguousarray(TRAIN.Y[:, order]))
+    assert np.array_equal(scores(train=permuted, **kind), scores(**kind)[:, order])
+
+
+@each_kind
+def test_scores_do_not_depend_on_batch_or_order(kind):
+    router, order = fit(**kind), np.random.default_rng(0).permutation(len(TEST))
+    whole = router.scores(TEST)
+    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=TEST.texts[i : i + 1])) for i in range(40)]
+    assert np.array_equal(np.concatenate(one_by_one), whole[:40])
+    shuffled = router.scores(Queries(X=TEST.X[order], texts=[TEST.texts[i] for i in order]))
+    assert np.array_equal(shuffled, whole[order])
+    assert router.scores(Queries(X=TEST.X[:0], texts=[])).shape == (0, 4)
+
+
+@each_kind
+def test_queries_without_a_label_change_nothing(kind):
+    extra = np.random.default_rng(5).normal(size=(100, 8)).astype("f4")
+    X, Y = np.concatenate([extra, TRAIN.X]), np.concatenate([np.full((100, 4), NAN, "f4"), TRAIN.Y])
+    more = labelled(X, Y, texts=["new words g1w1"] * 100 + list(TRAIN.texts))
+    assert np.array_equal(scores(train=more, **kind), scores(**kind))
+
+
+def test_test_labels_val_labels_and_costs_are_never_read():
+    poison = np.full_like(TEST.Y, NAN)
+    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
+    costs = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
+    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
+    assert np.array_equal(scores(train=costs, val=blind), scores())
+
+
+@each_kind
+def test_unobserved_labels_are_no_losses_and_any_nan_is_a_nan(kind):
+    sparse = world(missing=0.5)
+    found = scores(train=sparse, **kind)
+    other_nan = sparse.Y.copy()
+    other_nan.view(np.uint32)[np.isnan(sparse.Y)] = 0xFFC12345  # a NaN all the same
+    assert np.array_equal(scores(train=with_labels(other_nan, sparse), **kind), found)
+    assert not np.array_equal(scores(train=with_labels(np.nan_to_num(sparse.Y), sparse), **kind), found)
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_models_keep_their_rates_whatever_share_of_their_labels_is_missing(kind):
+    large = world(6000)
+    Y = large.Y.copy()
+    hidden = np.array([k for k in range(4) if k != np.nanmean(Y, axis=0).argmax()])
+    Y[np.ix_(np.random.default_rng(0).random(6000) < 0.5, hidden)] = NAN
+    full = fit(train=large, shrinkage=0.0, **kind).fitted.table
+    half = fit(train=with_labels(Y, large), shrinkage=0.0, **kind).fitted.table
+    assert np.abs(full - half).max() < 0.15
+    assert np.abs(full).max() > 0.3
+
+
+@each_kind
+@pytest.mark.parametrize("K", [1, 2, 112])
+def test_pools_of_any_size_work(K, kind):
+    found = scores(world(50, K=K, seed=2), train=world(K=K), val=world(100, K=K, seed=1), **kind)
+    assert found.shape == (50, K) and found.dtype == np.float32 and np.isfinite(found).all()
+    if kind["scorer"] == "smoothed":
+        assert ((found >= 0) & (found <= 1)).all()
+
+
+@each_kind
+@pytest.mark.parametrize("rows", [1, 7])
+def test_fewer_queries_than_tags_work(rows, kind):
+    few = labelled(TRAIN.X[:rows], TRAIN.Y[:rows], texts=TRAIN.texts[:rows])
+    found = scores(train=few, **{**kind, "per_query": 20})
+    assert found.shape == TEST.Y.shape and np.isfinite(found).all()
+
+
+@each_kind
+def test_a_model_that_is_always_right_is_always_chosen(kind):
+    Y = TRAIN.Y.copy()
+    Y[:, 2] = 1
+    assert (scores(train=with_labels(Y), **kind).argmax(axis=1) == 2).all()
+
+
+@each_kind
+def test_a_model_never_run_gets_the_documented_prior(kind):
+    Y = TRAIN.Y.copy()
+    k = (BEST + 1) % 4
+    Y[:, k] = NAN
+    others = [i for i in range(4) if i != k]
+    router = fit(train=with_labels(Y), **kind)
+    values = Y if kind["scorer"] == "smoothed" else tag_router.outcomes(Y)
+    prior = 0 if kind["scorer"] == "sum" else values[:, others].mean(dtype="f8")
+    assert router.fitted.table[:, k] == pytest.approx(prior, abs=1e-5)
+    assert np.array_equal(router.fitted.table[:, others], fit(**kind).fitted.table[:, others])
+    if kind["scorer"] != "smoothed":  # against the reference, it is below a tie
+        assert (router.scores(TEST).argmax(axis=1) != k).all()
+
+
+def test_constant_embeddings_give_one_tag_and_constant_scores():
+    found = scores(train=labelled(np.ones((100, 8), "f4"), TRAIN.Y[:100]))
+    assert (found == found[0]).all() and np.isfinite(found).all()
+
+
+def test_no_label_at_all_is_an_error_that_says_so():
+    with pytest.raises(UsageError, match="no training query has a label"):
+        fit(train=with_labels(np.full_like(TRAIN.Y, NAN)))
+
+
+def test_a_seed_fixes_the_scores_and_another_changes_those_of_the_codebook_only():
+    assert np.array_equal(scores(seed=1), scores(seed=1))
+    assert not np.array_equal(scores(seed=1), scores(seed=2))
+    assert np.array_equal(scores(seed=1, **TEXT), scores(seed=2, **TEXT))
+
+
+@each_kind
+def test_a_router_from_its_state_gives_the_same_scores(kind, tmp_path):
+    router = fit(**kind)
+    np.savez(tmp_path / "state.npz", **router.state())
+    state = dict(np.load(tmp_path / "state.npz", allow_pickle=False))
+    again = TagRouter.from_state(state, variant=Config(**kind), device="cpu")
+    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    if kind["tagger"] == "text":
+        assert state["terms"].dtype.kind == "U" and state["terms"].tolist() == sorted(state["terms"].tolist())
+
+
+@each_kind
+def test_fitting_and_scoring_leave_inputs_and_global_chance_alone(kind):
+    train, test = world(), world(300, seed=2)
+    for array in (train.X, train.Y, test.X):
+        array.setflags(write=False)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    router = fit(train=train, **kind)
+    before = {name: value.copy() for name, value in router.state().items()}
+    router.scores(test)
+    assert all(np.array_equal(value, before[name]) for name, value in router.state().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+MUTATIONS = [
+    (
+        "np.select([lead > 0, lead == 0, lead < 0], [WIN, TIE, LOSS], np.nan)",
+        "np.select([lead > 0, lead == 0], [WIN, TIE], LOSS)",
+        "a pair that was not observed counts as a loss",
+    ),
+    ("np.where(count > 0, total, self.overall)", "total", "a query without tags scores 0 for every model"),
+    (
+        "(weights.col, -weights.data, weights.row)",
+        "(weights.col, weights.data, weights.row)",
+        "a text gets its terms of lowest TF-IDF",
+    ),
+]
