@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/stamp
 
-.PHONY: venv demo test lint perf clean
+.PHONY: venv demo test mutations lint perf clean
 
 venv: $(STAMP)
 
@@ -26,6 +26,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+mutations: $(STAMP)
+	$(BIN)/python tests/mutations.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -16,7 +16,7 @@ PLUGIN_FILES = sorted(p for p in ROOT.glob("plugins/*/*.py") if p.stem != "__ini
 # Each core module may import only those named before it. The types of rph.api may be named anywhere.
 LAYERS = [
     "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "testing", "neighbours",
-    "clusters", "heads", "headrouter", "unpickle", "hub", "table", "embed", "store", "trials", "protocol", "results", "run", "report",
+    "clusters", "heads", "headrouter", "unpickle", "hub", "table", "embed", "store", "trials", "protocol", "results", "run", "analysis", "report",
     "cli", "__main__",
 ]  # fmt: skip
 PUBLIC = {

@@ -213,6 +213,7 @@ class RouterCard:
     supports: tuple[Supports, ...] = ("missing-labels",)
     aliases: tuple[str, ...] = ()
     fidelity: tuple[str, ...] = ()  # each deviation of this form from the original, one sentence each
+    expected_failures: tuple[tuple[str, str], ...] = ()  # (conformance check, why the method cannot pass it)
 
 
 @dataclass(frozen=True, kw_only=True)

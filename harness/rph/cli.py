@@ -6,9 +6,11 @@ stdout; progress, notes and errors go to stderr.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -42,6 +44,14 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The files that benchmarks need.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+check_app = typer.Typer(help="Does a plugin keep its contract?", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(check_app, name="check")
+analyze_app = typer.Typer(
+    help="What finished results say together; nothing is trained.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(analyze_app, name="analyze")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Strict = Annotated[
@@ -212,6 +222,62 @@ def embed(
     _print_rows(rows, as_json)
 
 
+@analyze_app.command("identities")
+def analyze_identities(
+    router: Routers,
+    bench: Benches,
+    encoder: Encoders = ["minilm"],  # noqa: B006 - typer copies it
+    protocol: ProtocolName = "paper",
+    device: Device = "auto",
+    store: StorePath = None,
+    svg: Annotated[Path | None, typer.Option(help="Also draw the heat map into this file.")] = None,
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Which routers are the same function: routes that differ and correlation of scores, pair by pair.
+
+    Reads the results of `rph eval` with the same options.
+
+    Example: rph analyze identities --router all --bench synthetic --encoder lsa
+    """
+    registry = _registry(plugin, strict_plugins)
+    with _progress() as progress, _interruptible():
+        outcome = _evaluate(
+            registry, progress, router, bench, encoder, protocol, device, store, None, train=False
+        )
+    for failure in outcome.failures:
+        raise failure.error
+    from rph import analysis
+
+    found = analysis.identities(outcome.cells)
+    if as_json:
+        rows = [
+            {
+                **dataclasses.asdict(one),
+                "correlation": _numbers(one.correlation),
+                "disagreement": _numbers(one.disagreement),
+            }
+            for one in found
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rph import report
+
+    console = _wide_console(record=svg is not None)
+    for one in found:
+        console.print(report.heat_map(one))
+    if svg is not None:
+        drawing = console.export_svg(title="rph analyze identities")
+        with disk.new_file(svg, "writing the heat map") as file:
+            file.write_text(drawing)
+
+
+def _numbers(matrix: Any) -> list[list[float | None]]:
+    """A matrix for JSON, which has no NaN."""
+    return [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]
+
+
 def _evaluate(
     registry: Registry,
     progress: Progress,
@@ -224,6 +290,7 @@ def _evaluate(
     prices: list[str] | None,
     **settings: bool,
 ) -> Outcome:
+    """Runs the cells. The store stays open for their scores until the command ends."""
     from rph.protocol import PRESETS
 
     if protocol not in PRESETS:
@@ -237,12 +304,10 @@ def _evaluate(
         preset=PRESETS[protocol], device=run.resolve_device(device), prices=by_model, **settings
     )
     opened = Store(store or disk.home() / "store")
-    try:
-        return run.evaluate(
-            registry, opened, chosen, progress, benches=benches, encoders=encoders, routers=routers
-        )
-    finally:
-        opened.close()
+    atexit.register(opened.close)
+    return run.evaluate(
+        registry, opened, chosen, progress, benches=benches, encoders=encoders, routers=routers
+    )
 
 
 def _price(text: str) -> tuple[str, float]:
@@ -379,6 +444,55 @@ def list_(
         _print_rows([{c: _card(one)[c] for c in columns[singular]} for one in loaded], False)
     for name, error in failed:
         typer.echo(f"note: {singular} {name!r} is not listed: {error.why or error.what}", err=True)
+
+
+@check_app.command("router")
+def check_router(
+    name: Annotated[list[str] | None, typer.Argument(help="Routers; or give --all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every installed router.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="The id of a check to run; repeatable.")
+    ] = None,
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Run the conformance checks on routers: small made-up worlds, the default variant.
+
+    Exit code 1 if a check failed that the router's card does not announce, or passed one that it does.
+
+    Example: rph check router knn --only planted-clusters
+    """
+    if every == bool(name):
+        raise UsageError(
+            "which routers?", why="names and --all exclude each other", fix="rph check router NAME, or --all"
+        )
+    registry = _registry(plugin, strict_plugins)
+    _passive_threads()
+    specs = [registry.load("router", one).spec for one in (registry.names("router") if every else name or [])]
+    from rph import checks
+
+    checks.find_checks(only or ())  # an unknown id is refused before anything runs
+    results = []
+    with _progress() as progress, _interruptible():
+        for spec in specs:
+            for result in checks.run_checks(spec, only=only):
+                results.append(result)
+                progress.trial(f"checking {spec.name}", len(results), len(specs) * len(only or checks.CHECKS))
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+    else:
+        worth_a_line = [r for r in results if r.status != "passed"]
+        _print_rows([{**dataclasses.asdict(r), "seconds": f"{r.seconds:.1f}"} for r in worth_a_line], False)
+        for spec in specs:
+            own = [r for r in results if r.router == spec.name]
+            counts = ", ".join(
+                f"{sum(r.status == status for r in own)} {status}"
+                for status in dict.fromkeys(r.status for r in own)
+            )
+            typer.echo(f"{spec.name}: {counts}, {sum(r.seconds for r in own):.1f} s")
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -657,12 +771,12 @@ def doctor(store: StorePath = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _wide_console() -> Console:
+def _wide_console(record: bool = False) -> Console:
     """A console that never folds a table into an unreadable one where the output is not a terminal."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(record=record)
+    return console if console.is_terminal else Console(width=160, record=record)
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

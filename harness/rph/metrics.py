@@ -13,6 +13,7 @@ then exceed the oracle; with dense labels it cannot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -299,6 +300,37 @@ def selection_entropy(counts: Int64) -> float:
 
 RIDGE = 1e-9  # on the squares of both standardised parameters: keeps separable labels finite
 STEPS = 100  # of Newton; about ten are used, twenty where labels are separable
+
+
+def disagreement(a: Int64, b: Int64) -> float:
+    """Share of queries on which two routes [N] choose different models. Paper, Tab. 4.
+
+    >>> disagreement(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]))
+    0.25
+    """
+    return float((a != b).mean())
+
+
+def score_correlation(scores: Sequence[Floats]) -> Float64:
+    """Spearman correlations [R, R] of R routers' scores, each [N, K], over all cells, after a query's mean is taken off.
+
+    What decides a route is how a query's scores compare with one another, and neither their level nor, for a rank
+    correlation, their scale. NaN beside a router that gives all models of every query equal scores.
+    """
+    from scipy.stats import rankdata
+
+    ranks = []
+    for S in scores:
+        centred = S.astype(np.float64) - S.mean(axis=1, keepdims=True, dtype=np.float64)
+        # Float32 scores that were equal differ by rounding once different means are taken off.
+        step = max(8 * float(np.finfo(np.float32).eps * np.abs(S).max()), np.finfo(np.float64).tiny)
+        ranks.append(rankdata((centred / step).round().ravel()))
+    R = np.stack(ranks)
+    R -= R.mean(axis=1, keepdims=True)
+    norms = np.sqrt((R**2).sum(axis=1))
+    with np.errstate(invalid="ignore"):
+        correlation: Float64 = R @ R.T / np.outer(norms, norms)
+    return correlation
 
 
 def fit_sigmoid(scores: Floats, Y: Floats) -> tuple[float, float]:

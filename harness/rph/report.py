@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from rich.markup import escape
 from rich.table import Table
 
+from rph.analysis import Identities
 from rph.metrics import gap_closed
 from rph.results import CellResult
 
@@ -88,6 +90,43 @@ def _notes(cells: list[CellResult]) -> list[str]:
     if any(cell.selector_cost != "train mean" for cell in cells):
         lines.append("Utility routes by realised test cost: an oracle leak.")
     return lines
+
+
+def heat_map(found: Identities) -> Table:
+    """Routers by routers: disagreement of routes in % above the diagonal, correlation of scores below it."""
+    table = Table(
+        title=escape(
+            f"{found.bench} x {found.encoder}: routes that differ, % (upper right); "
+            "Spearman correlation of scores (lower left)"
+        ),
+        title_justify="left",
+        padding=0,
+    )
+    table.add_column("")
+    table.add_column("router", no_wrap=True)
+    for number_ in range(1, len(found.routers) + 1):
+        table.add_column(f"{number_:>5}", justify="right", no_wrap=True)
+    most = max(float(found.disagreement.max()), 1e-9)
+    for i, router in enumerate(found.routers):
+        row = [str(i + 1), escape(router)]
+        for j in range(len(found.routers)):
+            if i == j:
+                row.append("-")
+            elif i < j:
+                value = float(found.disagreement[i, j])
+                row.append(_shaded(f"{100 * value:5.1f}", 1 - value / most))
+            else:
+                value = float(found.correlation[i, j])
+                row.append("  n/a" if math.isnan(value) else _shaded(f"{value:5.2f}", value))
+        table.add_row(*row)
+    return table
+
+
+def _shaded(text: str, likeness: float) -> str:
+    """The text on a ground from dark grey (unlike) to green (alike)."""
+    share = min(max(likeness, 0.0), 1.0)
+    ground = f"rgb({int(40 + 20 * share)},{int(40 + 110 * share)},{int(45 + 35 * share)})"
+    return f"[white on {ground}]{text}[/]"
 
 
 def percent(value: float | None) -> str:

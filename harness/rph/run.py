@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rph import arrays, clusters, disk, embed, headrouter, heads, neighbours, protocol, results, table, trials
 from rph.api import (
@@ -36,6 +36,9 @@ from rph.errors import RphError, UsageError
 from rph.registry import OURS, Kind, Plugin, Registry
 from rph.results import CellResult
 from rph.store import Failed, Identity, Scored, Store, digest
+
+if TYPE_CHECKING:
+    from rph.api import Float32
 
 PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
 SHARED_CODE = (arrays, neighbours, clusters, heads, headrouter)  # numeric code that routers share
@@ -64,11 +67,24 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished cell with the way to its stored scores."""
+
+    result: CellResult
+    dataset: RoutingDataset
+    test_scores: Callable[[], list[Float32]]  # [N, K] per seed of the result, read from the store when called
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """All that a call of `evaluate` produced."""
 
-    results: list[CellResult] = field(default_factory=list)
+    cells: list[Finished] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[CellResult]:
+        return [cell.result for cell in self.cells]
 
     @property
     def exit_code(self) -> int:
@@ -259,7 +275,13 @@ def evaluate(
                 with _failing(outcome, cell.title):
                     result = cell.evaluate(outcome.failures)
                     if result is not None:
-                        outcome.results.append(result)
+                        outcome.cells.append(
+                            Finished(
+                                result=result,
+                                dataset=dataset,
+                                test_scores=functools.partial(cell.test_scores, result),
+                            )
+                        )
     for notice in store.notices:
         report.note(notice)
     return outcome
@@ -412,21 +434,28 @@ class Cell:
         dataset = self.pair.dataset
         return results.routing_accuracy(scored.val, dataset.val, dataset.train)
 
+    def _stored(self, trial: Trial) -> Scored:
+        scored = self.store.get(self.identify(trial))
+        if scored is None:
+            raise RphError(
+                f"{self.title}: the scores just stored cannot be read back",
+                why="; ".join(self.store.notices[-1:]),
+                fix="check the disk, then run the same command",
+            )
+        return scored
+
+    def test_scores(self, result: CellResult) -> list[Float32]:
+        """The stored scores [N, K] of the test queries, one array per seed of the result."""
+        variant = next(v for v in self.spec.grid if dataclasses.asdict(v) == result.variant)
+        return [self._stored(Trial(variant=variant, seed=seed)).test for seed in result.seeds]
+
     def _result(self, selection: protocol.Selection) -> CellResult:
         pair, card, source = self.pair, self.spec.card, self.plugin.source
         dataset, settings = pair.dataset, pair.settings
-        measured = []
-        for trial in selection.trials:
-            scored = self.store.get(self.identify(trial))
-            if scored is None:
-                raise RphError(
-                    f"{self.title}: the scores just stored cannot be read back",
-                    why="; ".join(self.store.notices[-1:]),
-                    fix="check the disk, then run the same command",
-                )
-            measured.append(
-                results.measure(dataset, card, scored, realised_selector=settings.realised_selector)
-            )
+        measured = [
+            results.measure(dataset, card, self._stored(trial), realised_selector=settings.realised_selector)
+            for trial in selection.trials
+        ]
         return CellResult(
             bench=dataset.name,
             subset=dataset.subset,

@@ -577,3 +577,32 @@ def test_counts_add_up_and_entropy_is_at_most_that_of_an_even_spread(table):
     counts = metrics.selection_counts(metrics.route(scores, prior), K)
     assert (counts.sum(), len(counts)) == (N, K)
     assert 0 <= metrics.selection_entropy(counts) <= math.log2(K) + 1e-12
+
+
+# --- two routers ------------------------------------------------------------------------------------
+
+
+def test_disagreement_is_the_share_of_queries_with_different_routes():
+    assert metrics.disagreement(np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 0])) == close(0.4)
+
+
+def test_score_correlation_by_hand():
+    one = np.array([[0.2, 0.4], [0.9, 0.5]], np.float32)  # less the query's mean: -.1 .1 .2 -.2
+    two = np.array([[5.0, 1.0], [3.0, 2.0]], np.float32)  # 2 -2 .5 -.5
+    # ranks of the cells: 2 3 4 1 and 4 1 3 2; rho = 1 - 6 * (4 + 4 + 1 + 1) / (4 * 15)
+    assert metrics.score_correlation([one, two]) == close(np.array([[1, 0], [0, 1]]))
+
+
+def test_score_correlation_reads_neither_the_level_nor_the_scale_of_a_router():
+    rng = np.random.default_rng(0)
+    scores = rng.random((200, 5)).astype(np.float32)
+    level = rng.normal(size=(200, 1)).astype(np.float32)
+    found = metrics.score_correlation([scores, 400 * scores + 1000, scores + level, -scores])
+    assert found[0] == pytest.approx([1, 1, 1, -1], abs=1e-3)
+
+
+def test_equal_scores_stay_equal_and_a_router_without_order_has_no_correlation():
+    flat = np.full((50, 3), 1000.1, np.float32) + np.arange(50, dtype=np.float32)[:, None]
+    other = np.random.default_rng(0).random((50, 3)).astype(np.float32)
+    found = metrics.score_correlation([flat, other])
+    assert np.isnan(found[0]).all() and np.isnan(found[:, 0]).all() and found[1, 1] == close(1)

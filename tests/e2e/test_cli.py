@@ -362,3 +362,46 @@ def test_every_command_has_help_with_an_example(rph):
     ):
         code, output, _ = rph(*command.split(), "--help")
         assert code == 0 and "Example: rph" in output
+
+
+# --- checks and analyses ------------------------------------------------------------------------------
+
+
+def test_check_router_prints_what_failed_and_json_says_all(rph, toy):
+    plugin = toy[:2]
+    code, output, _ = rph("check", "router", "toy", *plugin, "--only", "finite-float-scores", "--json")
+    (result,) = json.loads(output)
+    assert code == 0
+    assert (result["router"], result["check"], result["status"]) == ("toy", "finite-float-scores", "passed")
+    code, output, _ = rph(
+        "check", "router", "toy", *plugin
+    )  # the toy has no from_state and fills gaps with 0.5
+    assert code == 1 and "state-round-trip" in output and "failed" in output
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["knn", "--all"], ["no-such-router"], ["knn", "--only", "no-such-check"]]
+)
+def test_check_router_says_what_is_wrong_with_a_call(rph, arguments):
+    code, _, error = rph("check", "router", *arguments)
+    assert code == 2 and "error:" in error
+
+
+def test_analyze_identities_reads_the_store_and_draws_the_heat_map(rph, toy, tmp_path):
+    both = [*toy, "--router", "knn", "--protocol", "quick"]
+    code, _, error = rph("analyze", "identities", *both)
+    assert code == 1 and "rph eval" in error  # nothing is trained
+    rph("eval", *both)
+    code, output, _ = rph("analyze", "identities", *both, "--json")
+    (found,) = json.loads(output)
+    assert code == 0 and set(found["routers"]) == {"toy", "knn"}
+    assert found["disagreement"][0][0] == 0 and found["correlation"][0][0] == pytest.approx(1)
+    drawing = tmp_path / "map.svg"
+    code, output, _ = rph("analyze", "identities", *both, "--svg", drawing)
+    assert code == 0 and "knn" in output and drawing.read_text().startswith("<svg")
+
+
+def test_analyze_identities_of_one_router_is_a_wrong_call(rph, toy):
+    rph("eval", *toy, "--protocol", "smoke")
+    code, _, error = rph("analyze", "identities", *toy, "--protocol", "smoke")
+    assert code == 2 and "one finished router" in error

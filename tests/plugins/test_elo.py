@@ -454,3 +454,14 @@ def test_on_real_labels_the_global_order_is_that_of_the_means_and_bradley_terry_
             unique += 1
             assert bradley_terry(wins(near) + 1e-6).argmax() == sums.argmax()
     assert unique > 50
+
+
+MUTATIONS = [
+    ("(m + m * y - y.sum(", "(m - m * y + y.sum(", "wins and losses change places"),
+    ("seen = (~labels.isnan()).float()", "seen = torch.ones_like(labels)", "a model not observed loses"),
+    (
+        "for t in reversed(range(depth)):",
+        "for t in range(depth):",
+        "the farthest neighbour has the last word",
+    ),
+]

@@ -273,3 +273,22 @@ def test_fitting_and_scoring_leave_inputs_and_global_chance_alone(spec):
     router.scores(test)
     assert all(np.array_equal(value, before[name]) for name, value in router.state().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+MUTATIONS = [
+    (
+        "cluster_means(Y, found",
+        "cluster_means((Y == 1).astype(Y.dtype), found",
+        "a missing label counts as wrong",
+    ),
+    (
+        "shrinkage=variant.shrinkage)",
+        "shrinkage=-variant.shrinkage)",
+        "clusters are pushed away from the mean",
+    ),
+    (
+        "to_device(queries.unit,",
+        "to_device(queries.X,",
+        "queries are assigned by another normalisation than the fit's",
+    ),
+]

@@ -355,3 +355,14 @@ def test_no_label_at_all_is_an_error_that_says_so():
     train = labelled(np.ones((3, 2)), np.full((3, 2), np.nan))
     with pytest.raises(UsageError, match="no training query has a label"):
         score(train, some_queries(d=2), Config())
+
+
+MUTATIONS = [
+    (
+        "gaps = np.flatnonzero(~seen.all(axis=0))",
+        "gaps = np.flatnonzero(np.zeros(Y.shape[1]))",
+        "a missing label counts as wrong",
+    ),
+    ("(cosines - cosines[:, :1])", "(cosines[:, :1] - cosines)", "far neighbours weigh more than near ones"),
+    ("(place < k[:, None])", "(place <= k[:, None])", "one neighbour too many"),
+]

@@ -371,3 +371,14 @@ def test_variants_fitted_together_score_as_those_fitted_one_by_one(spec):
         router = spec.router()
         router.fit(train, val, variant=trial.variant, seed=trial.seed, device="cpu")
         assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+
+
+MUTATIONS = [
+    (
+        "targets=data.labels,",
+        "targets=(data.labels[0], torch.ones_like(data.labels[1])),",
+        "a missing label counts as wrong",
+    ),
+    ("torch.logit(p).view(1, K)", "-torch.logit(p).view(1, K)", "the head starts at the wrong base rates"),
+    ("draw(hidden.relu()) @", "draw(hidden) @", "separate networks without a non-linearity"),
+]

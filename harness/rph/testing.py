@@ -1,0 +1,94 @@
+"""The conformance suite of `rph.checks` for a plugin's own pytest tests.
+
+    from rph.testing import parametrize_with_router_checks
+
+    @parametrize_with_router_checks([SPEC])
+    def test_mine_conforms(spec, check):
+        check(spec)
+
+makes one test of each check, as scikit-learn's `parametrize_with_checks` does for estimators. The fixture
+`check_router` runs the whole suite in one test; `pytest_plugins = ["rph.testing"]` makes it available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import pytest
+
+from rph.api import RouterSpec
+from rph.checks import CHECKS, Check, NotApplicable, expected_failures, run_checks
+from rph.registry import installed
+
+
+def parametrize_with_router_checks(
+    routers: Sequence[str | RouterSpec], *, expected_failed_checks: Mapping[str, str] | None = None
+) -> pytest.MarkDecorator:
+    """Parametrise a test of two arguments, `spec` and `check`, over all checks of the routers; its body calls `check(spec)`.
+
+    A router is a spec, or the name of an installed one. Test ids read `knn-no-network`. The checks that a router's card
+    expects to fail, and those of `expected_failed_checks` (check id -> reason), must fail: strict xfail. A check
+    that does not apply to the router skips.
+    """
+    parameters = []
+    for spec in map(_spec_of, routers):
+        reasons = expected_failures(spec, expected_failed_checks)
+        for check in CHECKS.values():
+            reason = reasons.get(check.id)
+            marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+            parameters.append(pytest.param(spec, _skipping(check), id=f"{spec.name}-{check.id}", marks=marks))
+    return pytest.mark.parametrize(("spec", "check"), parameters)
+
+
+def _spec_of(router: str | RouterSpec) -> RouterSpec:
+    if isinstance(router, RouterSpec):
+        return router
+    spec: RouterSpec = installed().load("router", router).spec
+    return spec
+
+
+def _skipping(check: Check) -> Callable[[RouterSpec], None]:
+    """The check, as pytest wants it: one that does not apply skips."""
+
+    def run(spec: RouterSpec) -> None:
+        try:
+            check(spec)
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
+
+    return run
+
+
+class CheckRouter(Protocol):
+    """What the fixture `check_router` gives."""
+
+    def __call__(
+        self,
+        router: str | RouterSpec,
+        *,
+        only: Iterable[str] | None = None,
+        expected_failed_checks: Mapping[str, str] | None = None,
+    ) -> None: ...
+
+
+@pytest.fixture
+def check_router() -> CheckRouter:
+    """A function that runs the checks on one router, all or `only` some, and fails with all that went wrong."""
+
+    def run(
+        router: str | RouterSpec,
+        *,
+        only: Iterable[str] | None = None,
+        expected_failed_checks: Mapping[str, str] | None = None,
+    ) -> None:
+        spec = _spec_of(router)
+        results = run_checks(spec, only=only, expected=expected_failed_checks)
+        wrong = [f"{r.check} ({r.status}): {r.detail}" for r in results if not r.ok]
+        if wrong:
+            pytest.fail(
+                "\n  ".join([f"router {spec.name!r} does not conform:", *wrong]),
+                pytrace=False,
+            )
+
+    return run
