@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rph import metrics
-from rph.arrays import observed_means
 from rph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,9 +48,8 @@ def _identities(bench: str, encoder: str, cells: Sequence[Finished]) -> Identiti
             why="identities compare routers with one another",
             fix="give --router twice or more, or all",
         )
-    prior = observed_means(cells[0].dataset.train.labels)
     scores = [cell.test_scores()[0] for cell in cells]
-    routes = [metrics.route(S, prior) for S in scores]
+    routes = [cell.routes()[0] for cell in cells]
     disagreement = np.array([[metrics.disagreement(a, b) for b in routes] for a in routes])
     order = _clustered(disagreement)
     return Identities(

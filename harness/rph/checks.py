@@ -44,6 +44,7 @@ Status = Literal["passed", "failed", "expected-failure", "unexpected-pass", "ski
 
 SEED = 42
 NAN = float("nan")
+WORDS = ("algebra", "poem", "compiler", "river", "verdict", "enzyme")  # typical of a topic, numbered
 
 
 # --- running ----------------------------------------------------------------------------------------
@@ -213,9 +214,6 @@ def _world(
         test=Queries(X=X32[end:].copy(), texts=texts[end:]),
         P=P[end:].astype(np.float32),
     )
-
-
-WORDS = ("algebra", "poem", "compiler", "river", "verdict", "enzyme")
 
 
 def smooth_world(

@@ -118,6 +118,10 @@ def eval_(
     device: Device = "auto",
     store: StorePath = None,
     price: Prices = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write <bench>/<router>/<encoder>.json and the routes into this folder."),
+    ] = None,
     plugin: PluginFiles = None,
     strict_plugins: Strict = False,
     as_json: Json = False,
@@ -131,6 +135,11 @@ def eval_(
     registry = _registry(plugin, strict_plugins)
     with _progress() as progress, _interruptible():
         outcome = _evaluate(registry, progress, router, bench, encoder, protocol, device, store, price)
+    if out is not None:
+        from rph import results
+
+        for cell in outcome.cells:
+            results.write(out, cell.result, cell.routes())
     _print_outcome(outcome, as_json)
 
 

@@ -8,16 +8,19 @@ routes at lambda = 0 are those of the raw scores.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from rph import metrics
+from rph import disk, metrics
 from rph.api import RouterCard, RoutingDataset, Split
 from rph.arrays import observed_means
+from rph.errors import UsageError
 from rph.store import Scored
 
 if TYPE_CHECKING:
@@ -236,6 +239,31 @@ def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float 
     if deterministic:
         return 0.0
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def write(folder: Path, result: CellResult, routes: NDArray[np.int64]) -> Path:
+    """Write `<bench>/<router>/<encoder>.json` under `folder`, and beside it what every query was routed to.
+
+    routes [S, N] are places in `result.models`, one row per seed: with the benchmark's labels and costs they give
+    accuracies, costs, selections and intervals again. Kept as `<encoder>.selections.npz`, without pickle.
+    """
+    names = (result.bench, result.router, result.encoder)
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*", name):
+            raise UsageError(
+                f"the result of {' x '.join(names)} cannot be a file",
+                why=f"{name!r} is no name for a file",
+                fix="rename the benchmark or the plugin: letters, digits, dots, dashes and underscores",
+            )
+    path = folder / result.bench / result.router / f"{result.encoder}.json"
+    with (
+        disk.new_file(path.with_suffix(".selections.npz"), "writing selections") as file,
+        file.open("wb") as to,
+    ):
+        np.savez_compressed(to, seeds=np.array(result.seeds), routes=routes.astype(np.uint16))
+    with disk.new_file(path, "writing a result") as file:
+        file.write_text(result.model_dump_json(indent=1) + "\n")
+    return path
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -19,7 +19,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rph import arrays, clusters, disk, embed, headrouter, heads, neighbours, protocol, results, table, trials
+import numpy as np
+
+from rph import (
+    arrays,
+    clusters,
+    disk,
+    embed,
+    headrouter,
+    heads,
+    metrics,
+    neighbours,
+    protocol,
+    results,
+    table,
+    trials,
+)
 from rph.api import (
     BenchmarkSpec,
     Encoder,
@@ -32,12 +47,15 @@ from rph.api import (
     Trial,
     variant_name,
 )
+from rph.arrays import observed_means
 from rph.errors import RphError, UsageError
 from rph.registry import OURS, Kind, Plugin, Registry
 from rph.results import CellResult
 from rph.store import Failed, Identity, Scored, Store, digest
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rph.api import Float32
 
 PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
@@ -73,6 +91,11 @@ class Finished:
     result: CellResult
     dataset: RoutingDataset
     test_scores: Callable[[], list[Float32]]  # [N, K] per seed of the result, read from the store when called
+
+    def routes(self) -> NDArray[np.int64]:
+        """[S, N] the model that each seed's scores route each test query to."""
+        prior = observed_means(self.dataset.train.labels)
+        return np.stack([metrics.route(scores, prior) for scores in self.test_scores()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +242,6 @@ def resolve_device(name: str) -> str:
 
 def with_prices(dataset: RoutingDataset, prices: dict[str, float]) -> RoutingDataset:
     """A benchmark without costs, with one price per model and call given by the user."""
-    import numpy as np
-
     if not prices or dataset.has_costs:
         return dataset
     unknown = sorted(set(prices) - set(dataset.models))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rph import UsageError, analysis, report
+from rph import UsageError, analysis, report, run
 
 PRIOR = np.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]], np.float32)  # train labels: means 0, 0.5, 1
 

@@ -405,3 +405,25 @@ def test_analyze_identities_of_one_router_is_a_wrong_call(rph, toy):
     rph("eval", *toy, "--protocol", "smoke")
     code, _, error = rph("analyze", "identities", *toy, "--protocol", "smoke")
     assert code == 2 and "one finished router" in error
+
+
+def test_eval_out_writes_one_file_per_cell_from_which_the_accuracy_follows(rph, toy, tmp_path):
+    out = tmp_path / "results"
+    code, output, _ = rph("eval", *toy, "--router", "knn", "--out", out, "--json")
+    assert code == 0
+    test = toys.tables()["test"]
+    for cell in json.loads(output):
+        path = out / "toy" / cell["router"] / "numbers.json"
+        assert json.loads(path.read_text()) == cell
+        with np.load(path.with_suffix(".selections.npz"), allow_pickle=False) as kept:
+            assert kept["seeds"].tolist() == cell["seeds"]
+            labels = np.stack([test[f"correct/{model}"] for model in cell["models"]], axis=1)
+            accuracies = [labels[np.arange(len(labels)), routes].mean() for routes in kept["routes"]]
+        assert np.mean(accuracies) == pytest.approx(cell["test_accuracy_mean"])
+
+
+def test_eval_out_where_nothing_can_be_written_says_so_and_keeps_the_run(rph, toy, tmp_path):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    code, _, error = rph("eval", *toy, "--protocol", "smoke", "--out", tmp_path / "taken")
+    assert code == 1 and "writing" in error
+    assert rph("score", *toy, "--protocol", "smoke")[0] == 0
