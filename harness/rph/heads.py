@@ -180,7 +180,7 @@ def product(X: Tensor, W: Tensor) -> Tensor:
     if X.dim() != 2 or W.dim() != 3:
         return X @ W
     wide = W.transpose(0, 1).reshape(X.shape[1], -1)  # [d, G * h]
-    return (X @ wide).view(len(X), len(W), -1).transpose(0, 1)
+    return (X @ wide).view(len(X), len(W), W.shape[-1]).transpose(0, 1)
 
 
 def chance(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
