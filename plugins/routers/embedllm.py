@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, Validation, bce_loss, chance, product
+from rph.heads import Head, Training, bce_loss, chance, product
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
@@ -60,14 +60,6 @@ GRID = (
 )
 
 
-class Likelihood(Validation):
-    """Checks measure how well correctness is predicted: routes stop improving long before probabilities do."""
-
-    def accuracy(self, scores: Tensor) -> Tensor:
-        """Logits [..., V, K] -> [...]: minus the binary cross-entropy of the observed labels; NaN where none was."""
-        return -(torch.nn.functional.softplus(scores) - self.Y * scores).nanmean(dim=(-2, -1))
-
-
 class EmbedLlmRouter(HeadRouter):
     @staticmethod
     def forward(variant: Config) -> Forward:
@@ -82,7 +74,7 @@ class EmbedLlmRouter(HeadRouter):
             loss=bce_loss,
             X=data.X,
             targets=data.labels,
-            val=Likelihood(X=data.validation.X, Y=data.validation.Y, means=data.validation.means),
+            val=data.validation,
             training=Training(
                 learning_rate=variant.learning_rate,
                 cosine=False,
@@ -189,11 +181,17 @@ CARD = RouterCard(
         "Noise is off at prediction, as the paper has it; one published evaluator leaves it on.",
         "Batches are 512 shuffled queries with all their observed models, not 2,048 pairs in file order.",
         "The learning rate is 1e-3 but in one variant, which has the original's 1e-4.",
-        "The checkpoint of the least val cross-entropy is kept, at half epochs, not that of the 50th epoch.",
+        "The checkpoint of the best val routing accuracy is kept, at half epochs, not that of the 50th epoch.",
         "The classifier's bias starts at the odds of the pool's mean label, not at random.",
         "A model never observed scores the pool's mean.",
         "Queries are embedded by the encoder of the cell, scaled to length 1, not by all-mpnet-base-v2.",
         "The hidden layer before the projection (one variant) is ours.",
+    ),
+    expected_failures=(
+        (
+            "calibrated-probabilities",
+            "the protocol keeps the checkpoint that routes best on val; on few queries that one is overconfident",
+        ),
     ),
 )
 
