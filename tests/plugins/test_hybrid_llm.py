@@ -1,0 +1,418 @@
+"""hybrid-llm: what the hand-over to the cheapest model that is no worse promises, and what every router owes."""
+
+import numpy as np
+import pytest
+import torch
+from rph_plugins.routers import hybrid_llm
+from rph_plugins.routers.hybrid_llm import CARD, GRID, Config, HybridRouter, match_labels, register_router
+from tests.worlds import as_queries, labelled, world
+
+from rph import Queries, Trial, UsageError
+from rph.heads import Batch, Draw, chance
+
+NAN = np.nan
+PRICES = np.array([4.0, 1.0, 3.0, 2.0], "f4")
+
+
+def part(of, start, end):
+    rows = slice(start, end)
+    return labelled(of.X[rows], of.Y[rows], None if of.C is None else of.C[rows])
+
+
+def priced(of, prices=PRICES):
+    return labelled(of.X, of.Y, np.tile(prices, (len(of.X), 1)))
+
+
+WORLD = priced(world(550))
+TRAIN, VAL, TEST = part(WORLD, 0, 300), part(WORLD, 300, 400), part(WORLD, 400, 550)
+BEST = int(TRAIN.Y.mean(axis=0).argmax())
+CHEAPEST = 1
+SMALL = {"hidden": (16,), "threshold": 0.8}
+FORMS = [{}, {"hidden": ()}, {"hidden": (8, 4)}, {"form": "pair"}, {"form": "ties-half"}]
+each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: str(*form.values()) or "default")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """30 epochs, however few steps they are; tests that learn in earnest ask for `enough_steps`."""
+    monkeypatch.setattr(hybrid_llm, "STEPS", 0)
+
+
+@pytest.fixture
+def enough_steps(short, monkeypatch):
+    monkeypatch.setattr(hybrid_llm, "STEPS", 1000)
+
+
+def fit(train=TRAIN, val=VAL, seed=0, **config):
+    router = HybridRouter()
+    router.fit(train, val, variant=Config(**{**SMALL, **config}), seed=seed, device="cpu")
+    return router
+
+
+def scores(queries=TEST, **how):
+    return fit(**how).scores(queries)
+
+
+def with_labels(Y, of=TRAIN):
+    return labelled(of.X, Y, of.C)
+
+
+def no_worse(Y, reference):
+    return Y - Y[:, [reference]] >= 0
+
+
+def with_threshold(router, threshold, form="nlabel"):
+    variant = Config(router.variant.hidden, threshold, form)
+    return HybridRouter.from_state(router.state(), variant=variant, device="cpu")
+
+
+# --- the card and the grid ----------------------------------------------------------------------------
+
+
+def test_the_grid_is_the_specified_one_with_the_default_first():
+    heads, thresholds = ((), (256,), (128, 64)), (0.5, 0.8, 0.9, 0.95, 0.98)
+    assert GRID[0] == Config()
+    assert len(GRID) == 15 and set(GRID) == {Config(h, tau) for h in heads for tau in thresholds}
+    assert {variant.form for variant in GRID} == {"nlabel"}
+
+
+def test_the_card_says_stochastic_and_uncalibrated_and_has_the_papers_name_as_alias():
+    assert (CARD.name, CARD.aliases, CARD.paper) == ("hybrid-llm", ("hybrid_llm",), "arXiv:2404.14618")
+    assert not CARD.deterministic and not CARD.calibrated
+    assert register_router().router is HybridRouter
+
+
+# --- labels, reference and order ----------------------------------------------------------------------
+
+
+def test_match_labels_of_the_truth_table():
+    Y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "f4")  # the small model, the reference
+    assert match_labels(Y, 1, 0.0)[:, 0].tolist() == [1, 0, 1, 1]
+    assert match_labels(Y, 1, 0.0, ties_half=True)[:, 0].tolist() == [0.5, 0, 1, 0.5]
+    assert np.isnan(match_labels(Y, 1, 0.0)[:, 1]).all()
+
+
+def test_a_match_needs_both_labels():
+    found = match_labels(np.array([[NAN, 1, 0], [0, 1, NAN], [0, NAN, 0]], "f4"), 1, 0.0)
+    assert np.array_equal(found, [[NAN, NAN, 0], [0, NAN, NAN], [NAN, NAN, NAN]], equal_nan=True)
+
+
+def test_any_slack_below_one_leaves_matches_of_binary_labels_as_they_are():
+    for slack in (0.3, 0.9):
+        found = match_labels(TRAIN.Y, BEST, slack)
+        assert np.array_equal(found, match_labels(TRAIN.Y, BEST, 0.0), equal_nan=True)
+    assert hybrid_llm.best_slack(TRAIN.Y, BEST) == 0
+
+
+def test_the_search_for_slack_spreads_the_matches_and_never_makes_all_of_them_ones():
+    gap = np.array([-0.9, -0.6, -0.4, -0.2])  # at t = .4 half of them match
+    Y = np.stack([1 + gap, np.ones(4)], axis=1).astype("f4")
+    slack = hybrid_llm.best_slack(Y, 1)
+    assert 0.4 <= slack < 0.6
+    assert sorted(match_labels(Y, 1, slack)[:, 0]) == [0, 0, 1, 1]
+    lost = np.array([[0, 1], [0, 1]], "f4")
+    assert hybrid_llm.best_slack(lost, 1) < 1
+    assert match_labels(lost, 1, hybrid_llm.best_slack(lost, 1))[:, 0].tolist() == [0, 0]
+
+
+def test_the_reference_is_the_model_of_the_best_observed_mean():
+    Y = np.array([[0, 1, NAN, NAN], [1, NAN, 1, NAN], [1, 1, 0, NAN]], "f4")
+    assert hybrid_llm.reference_model(Y) == 1
+    assert hybrid_llm.reference_model(Y[:, [3, 0, 2]]) == 1
+    assert int(fit().buffers["reference"]) == BEST
+
+
+def test_models_are_ordered_by_mean_known_cost_and_without_costs_by_their_means():
+    means = np.array([0.4, 0.6, 0.5, 0.7], "f4")
+    C = np.array([[3, 1, NAN, NAN], [5, NAN, 2, NAN]], "f4")
+    assert hybrid_llm.cost_ranks(C, means).tolist() == [2, 0, 1, 3]
+    assert hybrid_llm.cost_ranks(None, means).tolist() == [0, 2, 1, 3]
+    assert hybrid_llm.cost_ranks(np.full((2, 4), NAN, "f4"), means).tolist() == [0, 2, 1, 3]
+    assert hybrid_llm.cost_ranks(np.ones((2, 4), "f4"), means).tolist() == [
+        3,
+        1,
+        2,
+        0,
+    ]  # equal: the better first
+    assert fit().buffers["rank"].tolist() == [3, 0, 2, 1]
+
+
+# --- scores -------------------------------------------------------------------------------------------
+
+
+def test_scores_by_hand():
+    p = torch.tensor([[0.9, 0.2, 0.7], [0.5, 0.8, 0.1]], dtype=torch.float64)
+    rank = torch.tensor([1, 2, 0])
+    found = hybrid_llm.routed(p, rank, 1, Config(threshold=0.8))
+    assert found.numpy() == pytest.approx(np.array([[2 - 1 / 3, 2 - 2 / 3, 0.7], [0.5, 2 - 2 / 3, 0.1]]))
+    at = hybrid_llm.routed(p, rank, 1, Config(threshold=0.7))[0]
+    assert at.numpy() == pytest.approx(np.array([2 - 1 / 3, 2 - 2 / 3, 2]))  # p = tau qualifies
+    pair = hybrid_llm.routed(p, rank, 1, Config(threshold=0.3, form="pair"))
+    assert pair.numpy() == pytest.approx(np.array([[-1, 0.3, 0.7], [-1, 0.3, 0.1]]))
+    half = hybrid_llm.routed(p, rank, 1, Config(form="ties-half"))
+    assert half.numpy() == pytest.approx(np.array([[0.9, 0.5, 0.7], [0.5, 0.5, 0.1]]))
+
+
+def test_a_pair_of_one_model_is_that_model():
+    found = hybrid_llm.routed(
+        torch.tensor([[0.9, 0.9]]), torch.tensor([1, 0]), 1, Config(threshold=0.5, form="pair")
+    )
+    assert found.tolist() == [[-1, 0.5]]
+
+
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_the_threshold_trades_the_cheapest_model_for_the_reference(hidden):
+    router = fit(hidden=hidden)
+    shares = []
+    for tau in (-0.1, 0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01):
+        chosen = with_threshold(router, tau).scores(TEST).argmax(axis=1)
+        shares.append((chosen == BEST).mean())
+        if tau <= 0:
+            assert (chosen == CHEAPEST).all()
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert 0 < shares[4] < 1 or 0 < shares[5] < 1
+
+
+def easy(n, seed):
+    """Model 0, the cheaper one, is right where x_0 > 0; model 1 always."""
+    X = np.random.default_rng(seed).standard_normal((n, 8))
+    return labelled(X, np.stack([X[:, 0] > 0, np.ones(n)], axis=1), np.tile([1.0, 5.0], (n, 1)).astype("f4"))
+
+
+@pytest.mark.parametrize("hidden", [(), (64,)])
+@pytest.mark.parametrize("form", ["nlabel", "pair"])
+def test_easy_queries_go_to_the_cheap_model_and_hard_ones_do_not(enough_steps, hidden, form):
+    train, val, test = easy(2000, 0), easy(400, 1), easy(1000, 2)
+    chosen = scores(test, train=train, val=val, hidden=hidden, threshold=0.5, form=form).argmax(axis=1)
+    assert test.Y[np.arange(1000), chosen].mean() >= 0.99
+    assert 0.45 <= (chosen == 0).mean() <= 0.55
+
+
+def test_at_one_half_nearly_all_queries_go_to_the_cheapest_model_where_most_pairs_match():
+    rng = np.random.default_rng(0)
+    train = labelled(
+        TRAIN.X, rng.random((300, 3)) < [0.35, 0.4, 0.5], np.tile([1.0, 2, 3], (300, 1)).astype("f4")
+    )
+    assert (scores(train=train, val=part(train, 0, 100), threshold=0.5).argmax(axis=1) == 0).mean() > 0.95
+
+
+def planted(n, seed, d=32):
+    """Two clusters of queries at +e_1 and -e_1: model 0 is right on one, model 1 on the other, all means are .5."""
+    rng = np.random.default_rng(seed)
+    side = rng.integers(0, 2, n)
+    X = 0.15 * rng.standard_normal((n, d))
+    X[:, 0] += 2 * side - 1
+    P = np.stack([np.where(side, 0.95, 0.05), np.where(side, 0.05, 0.95), np.full(n, 0.5)], axis=1)
+    return labelled(X, rng.random((n, 3)) < P), 1 - side
+
+
+def test_planted_specialists_get_their_queries_where_ties_are_half_and_no_threshold_rules(enough_steps):
+    (train, _), (val, _), (test, specialist) = planted(2000, 0), planted(500, 10), planted(1000, 20)
+    chosen = scores(test, train=train, val=val, form="ties-half").argmax(axis=1)
+    assert (chosen == specialist).mean() >= 0.98
+
+
+def test_the_predicted_matches_are_as_frequent_as_the_matches(enough_steps):
+    router = fit()
+    p = torch.sigmoid(hybrid_llm.forward(router.parameters, router.inputs(TRAIN), Draw())).numpy()
+    others = [k for k in range(4) if k != BEST]
+    assert p.mean(axis=0)[others] == pytest.approx(no_worse(TRAIN.Y, BEST).mean(axis=0)[others], abs=0.05)
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+
+def heads_of(monkeypatch, train, **config):
+    heads, real = [], hybrid_llm.Head
+    monkeypatch.setattr(hybrid_llm, "Head", lambda **how: heads.append(real(**how)) or heads[-1])
+    fit(train=train, **config)
+    return heads[0]
+
+
+def test_the_loss_reads_pairs_with_both_labels_only(monkeypatch):
+    sparse = priced(world(missing=0.4)).observed
+    head = heads_of(monkeypatch, sparse)
+    outputs = torch.randn(len(sparse), 4, generator=chance(0, "test"))
+
+    def loss(z):
+        return head.loss(z, Batch(targets=head.targets, constants={}, parameters={}, draw=Draw())).item()
+
+    best = int(np.nanmean(sparse.Y, axis=0).argmax())
+    pairs = ~np.isnan(sparse.Y) & ~np.isnan(sparse.Y[:, [best]])
+    pairs[:, best] = False
+    p = torch.sigmoid(outputs).numpy().astype("f8")
+    by_hand = -np.where(no_worse(sparse.Y, best), np.log(p), np.log(1 - p))[pairs].mean()
+    assert loss(outputs) == pytest.approx(by_hand, abs=1e-5)
+    assert loss(outputs + 5 * torch.tensor(~pairs)) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_check_measures_the_cross_entropy_of_the_matches_on_val(monkeypatch):
+    head = heads_of(monkeypatch, TRAIN)
+    p = torch.rand((2, 100, 4), generator=chance(0, "test"))
+    match = no_worse(VAL.Y, BEST)
+    others = [k for k in range(4) if k != BEST]
+    wanted = [np.where(match, np.log(q), np.log(1 - q))[:, others].mean() for q in p.numpy().astype("f8")]
+    assert head.val.accuracy(p).numpy() == pytest.approx(np.array(wanted), abs=1e-5)
+    assert torch.equal(head.readout(torch.zeros(1)), torch.tensor([0.5]))
+
+
+def test_a_head_starts_at_the_match_rates(monkeypatch):
+    head, others = heads_of(monkeypatch, TRAIN), [k for k in range(4) if k != BEST]
+    start = hybrid_llm.initial(8, *head.targets, BEST, Config(hidden=(16,)), chance(0, "test"))
+    p = torch.sigmoid(hybrid_llm.forward(start, torch.tensor(TRAIN.X), Draw())).numpy()
+    rates = no_worse(TRAIN.Y, BEST).mean(axis=0)
+    assert (p == p[0]).all() and p[0, others] == pytest.approx(rates[others], abs=1e-5)
+
+
+def test_a_minibatch_is_512_cells(monkeypatch):
+    for K, rows in ((1, 512), (3, 170), (32, 16), (112, 16)):
+        with monkeypatch.context() as patch:
+            assert heads_of(patch, world(20, K=K), val=world(20, K=K, seed=1)).training.batch == rows
+
+
+def test_thresholds_and_the_pair_share_one_head(monkeypatch):
+    made, real = [], hybrid_llm.Head
+    monkeypatch.setattr(hybrid_llm, "Head", lambda **how: made.append(how) or real(**how))
+    forms = [Config(h, tau) for h in ((), (16,), (8, 4)) for tau in (0.5, 0.8, 0.95)]
+    forms += [Config((16,), 0.5, "pair"), Config((16,), 0.5, "ties-half")]
+    register_router().fit_many(TRAIN, VAL, [Trial(variant=v, seed=0) for v in forms], "cpu")
+    assert len(made) == 4
+
+
+def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
+    variants = [Config(h, tau) for h in ((), (16,), (8, 4)) for tau in (0.5, 0.8)]
+    variants += [Config((16,), 0.5, "pair"), Config((16,), 0.5, "ties-half")]
+    trials = [Trial(variant=v, seed=seed) for seed in (0, 3) for v in variants]
+    together = register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
+    for trial, found in zip(trials, together, strict=True):
+        router = HybridRouter()
+        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
+        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+
+
+# --- what every router owes ---------------------------------------------------------------------------
+
+
+@each_form
+def test_a_router_from_its_state_gives_the_same_scores(form):
+    router = fit(**form)
+    state = router.state()
+    assert all(isinstance(value, np.ndarray) for value in state.values())
+    again = HybridRouter.from_state(state, variant=router.variant, device="cpu")
+    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+
+
+@each_form
+def test_a_seed_fixes_the_scores_and_another_seed_changes_them(form):
+    form = form | {"threshold": 0.999}  # below it, scores are probabilities
+    first = scores(seed=1, **form)
+    torch.manual_seed(5)
+    assert np.array_equal(first, scores(seed=1, **form))
+    assert not np.array_equal(first, scores(seed=2, **form))
+
+
+@each_form
+def test_scores_do_not_depend_on_batch_or_order(form):
+    router, order = fit(**form), np.random.default_rng(0).permutation(len(TEST))
+    whole = router.scores(TEST)
+    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(30)]
+    assert np.concatenate(one_by_one) == pytest.approx(whole[:30], abs=1e-6)
+    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], abs=1e-6)
+
+
+@each_form
+def test_permuting_the_models_permutes_the_scores(form):
+    if form.get("hidden") == ():
+        form = form | {"threshold": 0.999}
+    order = [2, 0, 3, 1]
+    train, val = (
+        labelled(s.X, np.ascontiguousarray(s.Y[:, order]), np.ascontiguousarray(s.C[:, order]))
+        for s in (TRAIN, VAL)
+    )
+    found, wanted = scores(train=train, val=val, **form), scores(**form)[:, order]
+    assert (
+        np.abs(found - wanted) < 1e-3
+    ).mean() > 0.99  # a probability at the threshold may fall to either side
+
+
+@each_form
+def test_queries_without_a_label_change_nothing(form):
+    extra = 5 * np.random.default_rng(5).standard_normal((50, 8)) + 3
+    Y = np.concatenate([np.full((50, 4), NAN), TRAIN.Y])
+    C = np.concatenate([np.full((50, 4), 100, "f4") * [1, 2, 3, 4], TRAIN.C]).astype("f4")
+    more = labelled(np.concatenate([extra, TRAIN.X]), Y, C)
+    assert np.array_equal(scores(train=more, **form), scores(**form))
+
+
+@each_form
+def test_what_stands_in_a_missing_label_changes_nothing(form):
+    sparse = priced(world(missing=0.5))
+    other_nan = sparse.Y.copy()
+    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
+    assert np.array_equal(scores(train=with_labels(other_nan, sparse), **form), scores(train=sparse, **form))
+
+
+@pytest.mark.parametrize("form", ["nlabel", "pair", "ties-half"])
+def test_no_query_is_handed_to_a_model_never_run(form):
+    Y = TRAIN.Y.copy()
+    Y[:, CHEAPEST] = NAN
+    router = fit(train=with_labels(Y), form=form)
+    found = router.scores(TEST)
+    assert found[:, CHEAPEST] == pytest.approx(1e-3, abs=1e-5)
+    assert (found.argmax(axis=1) != CHEAPEST).all()
+
+
+@pytest.mark.parametrize("form", ["nlabel", "pair", "ties-half"])
+@pytest.mark.parametrize("K", [1, 2, 112])
+def test_pools_of_any_size_work(K, form):
+    found = scores(world(50, K=K, seed=2), train=world(100, K=K), val=world(50, K=K, seed=1), form=form)
+    assert found.shape == (50, K) and found.dtype == np.float32 and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 20])
+def test_few_training_queries_work(n):
+    assert np.isfinite(scores(train=part(TRAIN, 0, n))).all()
+
+
+def test_models_never_run_on_the_same_queries_leave_the_reference():
+    Y = np.full_like(TRAIN.Y, NAN)
+    Y[:200, 0], Y[200:, 2] = 1, 0
+    assert (scores(train=with_labels(Y)).argmax(axis=1) == 0).all()
+
+
+def test_a_model_that_is_always_right_is_the_reference_and_one_that_never_is_gets_nothing():
+    Y = TRAIN.Y.copy()
+    Y[:, 2], Y[:, CHEAPEST] = 1, 0
+    found = scores(train=labelled(np.ones_like(TRAIN.X), Y, TRAIN.C))
+    assert np.isfinite(found).all() and (found.argmax(axis=1) != CHEAPEST).all()
+
+
+def test_no_label_at_all_is_an_error_that_says_so():
+    with pytest.raises(UsageError, match="no training query has a label"):
+        fit(train=with_labels(np.full_like(TRAIN.Y, NAN)))
+
+
+def test_test_labels_and_the_costs_of_val_are_never_read():
+    poison = np.full_like(TEST.Y, NAN)
+    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
+    assert np.array_equal(scores(val=labelled(VAL.X, VAL.Y)), scores())
+
+
+def test_fitting_and_scoring_leave_inputs_and_global_chance_alone():
+    train, val, test = priced(world()), priced(world(100, seed=1)), world(150, seed=2)
+    for array in (train.X, train.Y, train.C, val.X, val.Y, val.C, test.X):
+        array.setflags(write=False)
+    state = torch.get_rng_state()
+    for form in FORMS:
+        router = fit(train=train, val=val, **form)
+        before = {name: value.copy() for name, value in router.state().items()}
+        router.scores(test)
+        assert all(np.array_equal(value, before[name]) for name, value in router.state().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+MUTATIONS = [
+    ("else gap >= -slack", "else gap > -slack", "ties are no matches"),
+    ("qualifies[:, reference] = True", "qualifies[:, reference] = False", "the reference need not qualify"),
+    ("    labels[:, reference] = np.nan\n", "", "the reference is compared with itself"),
+]
