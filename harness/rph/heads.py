@@ -267,7 +267,8 @@ def _stacks(heads: Sequence[Head]) -> Iterator[list[int]]:
         shapes = tuple((name, value.shape) for name, value in head.parameters.items())
         schedule = replace(head.training, learning_rate=0.0, weight_decay=0.0, dropout=0.0)
         data = (head.X.data_ptr(), head.X.shape, head.val.X.data_ptr(), tuple(t.shape for t in head.targets))
-        key = (head.forward, head.loss, head.readout, shapes, schedule, data, tuple(head.constants))
+        how = (head.forward, head.loss, head.readout, type(head.val), tuple(head.constants))
+        key = (how, shapes, schedule, data)
         together.setdefault(key, []).append(i)
     for stack in together.values():
         first = heads[stack[0]]
