@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rph.api import Labelled, Queries, Trial
 from rph.arrays import model_means, to_device
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 
+T = TypeVar("T")
+
+
 class Data:
     """Train and val on one device, made once for all heads that are fitted together: they share its tensors.
 
@@ -33,9 +36,15 @@ class Data:
         self.train = train.observed
         self.val = val
         self.device = device
-        self.means = model_means(
-            self.train.Y
-        )  # [K] observed train means, the pool's mean where never observed
+        self.means = model_means(self.train.Y)  # [K] observed train means
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes, made once for all heads of this data that ask for the same key."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     @cached_property
     def X(self) -> Tensor:

@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.clusters import kmeans
@@ -108,21 +107,18 @@ class IrtRouter(HeadRouter):
         return super().inputs(queries).double()
 
 
-_CENTRES: WeakKeyDictionary[Data, dict[tuple[int, bool, int], torch.Tensor]] = WeakKeyDictionary()
-
-
 def centres(data: Data, X: torch.Tensor, variant: Config, seed: int) -> torch.Tensor:
     """The directions [n, d] of k-means centres of the rows of X, as the head reads them, scaled to length 1.
 
     Heads that are fitted together cluster once.
     """
-    found = _CENTRES.setdefault(data, {})
-    key = variant.components, variant.standardise, seed
-    if key not in found:
-        generator = chance(seed, "clusters")
-        clusters = kmeans(directions(X), variant.components, generator=generator)
-        found[key] = directions(clusters.centres)
-    return found[key].clone()  # parameters are used up
+
+    def cluster() -> torch.Tensor:
+        found = kmeans(directions(X), variant.components, generator=chance(seed, "clusters"))
+        return directions(found.centres)
+
+    key = "centres", variant.components, variant.standardise, seed
+    return data.once(key, cluster).clone()  # parameters are used up
 
 
 def directions(X: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device
@@ -102,7 +101,7 @@ class ModelSpiderRouter(HeadRouter):
         run: Forward = forward
         if variant.bag > 1:
             self.buffers["train"] = data.X
-            bags = _bags(data, variant.bag)
+            bags = data.once(("bags", variant.bag), lambda: Bags(data, variant.bag))
             X, targets, run = bags.train, bags.labels, bags.forward
             val = replace(val, X=bags.val)
         start = initial(data.X.shape[1], len(seen), variant, chance(seed, "initial"))
@@ -290,17 +289,6 @@ class Bags:
             parts = [forward_bags(parameters, self.table[part], draw) for part in torch.split(rows, ROWS)]
             return torch.cat(parts, dim=-2)
         return forward_bags(parameters, self.table[rows], draw)
-
-
-_FOUND: WeakKeyDictionary[Data, dict[int, Bags]] = WeakKeyDictionary()
-
-
-def _bags(data: Data, size: int) -> Bags:
-    """The tasks of this size, found once for all heads that are fitted together."""
-    found = _FOUND.setdefault(data, {})
-    if size not in found:
-        found[size] = Bags(data, size)
-    return found[size]
 
 
 def neighbours(unit: Float32, train: Tensor, k: int, device: str) -> Tensor:

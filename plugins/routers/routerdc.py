@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.clusters import kmeans
@@ -118,16 +117,14 @@ class RouterDcRouter(HeadRouter):
         return cosines(outputs, self.buffers["seen"]) / variant.temperature
 
 
-_FOUND: WeakKeyDictionary[Data, dict[tuple[int, int], Tensor]] = WeakKeyDictionary()
-
-
 def _clusters(data: Data, clusters: int, seed: int) -> Tensor:
     """The cluster of each training query [N], found once for all heads that are fitted together."""
-    found = _FOUND.setdefault(data, {})
-    if (clusters, seed) not in found:
+
+    def cluster() -> Tensor:
         generator = chance(seed, "clusters")
-        found[clusters, seed] = kmeans(data.X, clusters, generator=generator, restarts=RESTARTS).assignment
-    return found[clusters, seed]
+        return kmeans(data.X, clusters, generator=generator, restarts=RESTARTS).assignment
+
+    return data.once(("clusters", clusters, seed), cluster)
 
 
 def training(variant: Config, queries: int) -> Training:

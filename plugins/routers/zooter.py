@@ -14,10 +14,8 @@ fixes the level that KL leaves open. The score of a model is sigmoid(z), or soft
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.clusters import kmeans
@@ -100,25 +98,22 @@ def nearest_tags(X: Tensor, centres: Tensor, t: int) -> Tensor:
     return torch.cat([torch.addmm(offset, rows, centres.T).topk(t).indices for rows in torch.split(X, ROWS)])
 
 
-# Heads that are fitted together share one clustering per seed and number of tags, and equal targets.
-_shared: WeakKeyDictionary[Data, dict[Hashable, Tensor]] = WeakKeyDictionary()
-
-
 def targets_of(data: Data, variant: Config, seed: int) -> Tensor:
     """s* [N, K] of the train queries, on the device: tags are clustered anew for each seed."""
-    made = _shared.setdefault(data, {})
     clusters = min(variant.tags, max(1, len(data.X) // ROWS_PER_TAG))
-    grouped = (seed, clusters)
-    if grouped not in made:
-        found = kmeans(data.X, clusters, generator=chance(seed, "tags"), restarts=RESTARTS)
-        made[grouped] = found.centres
-    key = (*grouped, variant.per_query, variant.beta, variant.temperature)
-    if key not in made:
-        tags = nearest_tags(data.X, made[grouped], variant.per_query).cpu()
-        made[key] = smoothed_targets(
-            data.train.Y, tags, beta=variant.beta, temperature=variant.temperature
-        ).to(data.device)
-    return made[key]
+
+    def cluster() -> Tensor:
+        return kmeans(data.X, clusters, generator=chance(seed, "tags"), restarts=RESTARTS).centres
+
+    def smooth() -> Tensor:
+        centres = data.once(("tags", clusters, seed), cluster)
+        tags = nearest_tags(data.X, centres, variant.per_query).cpu()
+        return smoothed_targets(data.train.Y, tags, beta=variant.beta, temperature=variant.temperature).to(
+            data.device
+        )
+
+    key = "targets", clusters, seed, variant.per_query, variant.beta, variant.temperature
+    return data.once(key, smooth)
 
 
 # --- the head ---------------------------------------------------------------------------------------
