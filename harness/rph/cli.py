@@ -255,8 +255,8 @@ def analyze_identities(
         outcome = _evaluate(
             registry, progress, router, bench, encoder, protocol, device, store, None, train=False
         )
-    for failure in outcome.failures:
-        raise failure.error
+    if outcome.failures:
+        raise outcome.failures[0].error
     from rph import analysis
 
     found = analysis.identities(outcome.cells)
@@ -492,7 +492,10 @@ def check_router(
         typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
     else:
         worth_a_line = [r for r in results if r.status != "passed"]
-        _print_rows([{**dataclasses.asdict(r), "seconds": f"{r.seconds:.1f}"} for r in worth_a_line], False)
+        if worth_a_line:
+            _print_rows(
+                [{**dataclasses.asdict(r), "seconds": f"{r.seconds:.1f}"} for r in worth_a_line], False
+            )
         for spec in specs:
             own = [r for r in results if r.router == spec.name]
             counts = ", ".join(

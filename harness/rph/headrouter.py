@@ -194,7 +194,7 @@ def _fit(
     heads = []
     keys = []
     for router, trial in zip(routers, trials, strict=True):
-        router.variant, router.device = trial.variant, device
+        router.variant, router.device, router.buffers = trial.variant, device, {}
         key = (router.trained_as(trial.variant), trial.seed)
         keys.append(key)
         if key not in first:

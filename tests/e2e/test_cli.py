@@ -373,6 +373,8 @@ def test_check_router_prints_what_failed_and_json_says_all(rph, toy):
     (result,) = json.loads(output)
     assert code == 0
     assert (result["router"], result["check"], result["status"]) == ("toy", "finite-float-scores", "passed")
+    code, output, _ = rph("check", "router", "toy", *plugin, "--only", "finite-float-scores")
+    assert code == 0 and output.startswith("toy: 1 passed")  # and no table of nothing above it
     code, output, _ = rph(
         "check", "router", "toy", *plugin
     )  # the toy has no from_state and fills gaps with 0.5

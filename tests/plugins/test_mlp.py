@@ -373,6 +373,12 @@ def test_variants_fitted_together_score_as_those_fitted_one_by_one(spec):
         assert found == pytest.approx(router.scores(TEST), abs=1e-4)
 
 
+def test_a_router_fitted_again_forgets_the_variant_before(spec):
+    router = fit(spec, standardise=True)
+    router.fit(TRAIN, VAL, variant=replace(spec.grid[0], **SMALL), seed=0, device="cpu")
+    assert np.array_equal(router.scores(TEST), scores(spec))
+
+
 MUTATIONS = [
     (
         "targets=data.labels,",
