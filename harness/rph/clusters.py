@@ -1,8 +1,10 @@
 """K-means on embeddings, on the device the data is on: several routers share it.
 
-Lloyd's algorithm from greedy k-means++ starts, with scikit-learn's rules for starting, stopping and empty
-clusters, so that its results compare (a test holds the inertia to scikit-learn's). What differs: all restarts
-choose their starting centres together, and there are never more centres than distinct rows.
+Lloyd's algorithm from one greedy k-means++ start, with scikit-learn's rules for starting, stopping and empty
+clusters, so that its results compare (a test holds the inertia to scikit-learn's). What differs: there are never
+more centres than distinct rows. The best of ten starts has .2 % less inertia and routes no better: on 14k MiniLM
+embeddings, 8 seeds, test accuracy .6171 and .6171 (20 clusters), .6083 and .6087 (100), .6016 and .6033 (300, s.e.
+.0013), at nine times the work.
 """
 
 from __future__ import annotations
@@ -35,15 +37,13 @@ class Clustering:
     inertia: float  # sum of squared distances of the rows to their centres
 
 
-def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator, restarts: int = 10) -> Clustering:
-    """X [N, d] -> the best of `restarts` clusterings by inertia.
+def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator) -> Clustering:
+    """X [N, d] -> `clusters` centres, or fewer where X has fewer distinct rows.
 
-    Fewer than `clusters` centres come back where X has fewer distinct rows. `generator` is on the CPU whatever
-    the device of X, so that a seed means the same starts everywhere.
+    `generator` is on the CPU whatever the device of X, so that a seed means the same start everywhere.
     """
-    starts = _plus_plus(X, min(clusters, len(X)), restarts, generator)
-    tolerance = TOLERANCE * float(X.var(dim=0, correction=0).mean())
-    return min((_lloyd(X, start, tolerance) for start in starts), key=lambda found: found.inertia)
+    start = _plus_plus(X, min(clusters, len(X)), generator)
+    return _lloyd(X, start, TOLERANCE * float(X.var(dim=0, correction=0).mean()))
 
 
 def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
@@ -74,10 +74,8 @@ def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrink
     return result
 
 
-def _plus_plus(
-    X: torch.Tensor, clusters: int, restarts: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007): [C, d] starting centres for each of R restarts.
+def _plus_plus(X: torch.Tensor, clusters: int, generator: torch.Generator) -> torch.Tensor:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007): [C, d] starting centres.
 
     Each new centre is the best of T rows drawn with probability proportional to the squared distance D^2 to the
     centres so far: the one that leaves the smallest sum of D^2.
@@ -85,30 +83,27 @@ def _plus_plus(
     trials = 2 + int(math.log(clusters))  # T, as scikit-learn
     norms = X.square().sum(dim=1)  # [N]
     rounding = SAME_POINT * float(norms.max())
-    every = torch.arange(restarts, device=X.device)
-    first = torch.randint(len(X), (restarts,), generator=generator).to(X.device)
-    draws = torch.rand((clusters, restarts, trials), generator=generator, dtype=torch.float64).to(X.device)
+    first = torch.randint(len(X), (1,), generator=generator).to(X.device)
+    draws = torch.rand((clusters, trials), generator=generator, dtype=torch.float64).to(X.device)
 
-    def distances(rows: torch.Tensor) -> torch.Tensor:  # [...] rows -> [..., N] squared distances to all of X
-        flat = rows.flatten()
-        found = torch.addmm(norms, X[flat], X.T, alpha=-2).add_(norms[flat, None])
+    def distances(rows: torch.Tensor) -> torch.Tensor:  # [R] rows -> [R, N] squared distances to all of X
+        found = torch.addmm(norms, X[rows], X.T, alpha=-2).add_(norms[rows, None])
         # A row is at distance 0 from its duplicates, not at 1e-7: it would be drawn again once nothing else is left.
-        return torch.threshold_(found, rounding, 0.0).view(*rows.shape, -1)
+        return torch.threshold_(found, rounding, 0.0)
 
-    chosen = [first]  # each [R]
-    closest = distances(first)  # [R, N] D^2
+    chosen = [first[0]]
+    closest = distances(first)[0]  # [N] D^2
     for draw in draws[1:]:
-        cumulative = closest.cumsum(dim=1, dtype=torch.float64)  # [R, N]
-        total = cumulative[:, -1:]
-        if not bool((total > 0).any()):
+        cumulative = closest.cumsum(dim=0, dtype=torch.float64)
+        total = cumulative[-1]
+        if not bool(total > 0):
             break  # every distinct row is a centre already
-        rows = torch.searchsorted(cumulative, draw * total, right=True).clamp_(max=len(X) - 1)  # [R, T]
-        closer = torch.minimum(distances(rows), closest[:, None])  # [R, T, N]
-        best = closer.sum(dim=2).argmin(dim=1)  # [R]
-        chosen.append(rows[every, best])
-        closest = closer[every, best]
-    for rows in torch.stack(chosen, dim=1):
-        yield X[rows]
+        rows = torch.searchsorted(cumulative, draw * total, right=True).clamp_(max=len(X) - 1)  # [T]
+        closer = torch.minimum(distances(rows), closest)  # [T, N]
+        best = closer.sum(dim=1).argmin()
+        chosen.append(rows[best])
+        closest = closer[best]
+    return X[torch.stack(chosen)]
 
 
 def _lloyd(X: torch.Tensor, centres: torch.Tensor, tolerance: float) -> Clustering:

@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rph.errors import RphError
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rph.api import Float32
 
     Tensor = torch.Tensor
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     Loss = Callable[[Tensor, "Batch"], Tensor]  # outputs [..., B, O] -> [...], one number per head
     _Run = tuple[float, float]  # learning rate and weight decay
 
+MOST_CERTAIN = 1e-3  # a head starts no closer to certainty than this
 ROWS = 8192  # rows put through a head at once when it does not train
 STACKED = {
     "cpu": 1 << 24,
@@ -51,8 +54,10 @@ class Training:
     weight_decay: float = 1e-4  # decoupled (adamw) or as an L2 penalty (adam, sgd); `bias...` is spared
     dropout: float = 0.0
     batch: int = 256
-    epochs: int = 50  # at most
-    patience: int = 10  # checks without a better val accuracy that end the training
+    epochs: int = 50  # at most ...
+    steps: int = 0  # ... or, where it takes more epochs, so many steps
+    patience: int = 10  # checks without a better val accuracy that end the training ...
+    rest: int = 0  # ... or, where it takes more checks, so many steps
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = 0.0  # of sgd
     clip: float | None = None  # largest norm of a head's whole gradient
@@ -138,6 +143,16 @@ def masked_mean(values: Tensor, M: Tensor) -> Tensor:
     return (values * M).sum(dim=(-2, -1)) / M.sum(dim=(-2, -1)).clamp(min=1)
 
 
+def level(means: NDArray[np.floating[Any]] | Tensor) -> Tensor:
+    """Mean labels -> logits to start from, within those of `MOST_CERTAIN`: a model never wrong has no logit."""
+    return torch.logit(torch.as_tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN))
+
+
+def queries_of(cells: int, models: int) -> int:
+    """Queries of a minibatch, 16 to 512, that has about so many (query, model) cells: all of a query's models."""
+    return min(512, max(16, cells // models))
+
+
 def bce_loss(outputs: Tensor, batch: Batch) -> Tensor:
     """The loss of a head whose outputs are logits and whose targets are labels and mask (`observed`)."""
     return masked_bce(outputs, *batch.targets)
@@ -148,10 +163,14 @@ def mse_loss(outputs: Tensor, batch: Batch) -> Tensor:
     return masked_mse(outputs, *batch.targets)
 
 
-def layers(widths: Sequence[int], generator: torch.Generator, name: str = "") -> Parameters:
+def layers(
+    widths: Sequence[int], generator: torch.Generator, name: str = "", start: Tensor | None = None
+) -> Parameters:
     """A feed-forward network, widths (d, h, ..., O): `weight{name}0` [d, h], `bias{name}0` [1, h], and so on.
 
-    Weights are He-uniform, from `generator` on the CPU; biases are 0.
+    Weights are He-uniform, from `generator` on the CPU; biases are 0. With `start` [O] the last weights are 0 and
+    the last bias is `start`: the outputs before training, on every query. There the outputs of a model stay that is
+    never observed.
     """
     parameters: Parameters = {}
     for layer, (width, following) in enumerate(pairwise(widths)):
@@ -159,6 +178,9 @@ def layers(widths: Sequence[int], generator: torch.Generator, name: str = "") ->
         weight = torch.rand((width, following), generator=generator) * 2 - 1
         parameters[f"weight{name}{layer}"] = weight * bound
         parameters[f"bias{name}{layer}"] = torch.zeros(1, following)
+    if start is not None:
+        parameters[f"weight{name}{layer}"].zero_()
+        parameters[f"bias{name}{layer}"] = start.view(1, -1).clone()
     return parameters
 
 
@@ -281,18 +303,20 @@ def _fit_stack(heads: Sequence[Head]) -> list[Parameters]:
     size = len(first.X)
     steps = math.ceil(size / training.batch)  # per epoch
     checks = {math.ceil(steps / 2), steps}
+    total = steps * max(training.epochs, math.ceil(training.steps / steps))
+    patience = max(training.patience, math.ceil(training.rest * len(checks) / steps))
     seeds = sorted({head.seed for head in heads})
     shuffles = [chance(seed, "order") for seed in seeds]
     stack = _Stack(heads, [chance(seed, "dropout", device) for seed in seeds], seeds)
     kept: list[Parameters] = [{} for _ in heads]
     best, stale = [-math.inf] * len(heads), [0] * len(heads)
 
-    for step in range(training.epochs * steps):
+    for step in range(total):
         done = step % steps  # of this epoch
         if done == 0:
             orders = torch.stack([torch.randperm(size, generator=g) for g in shuffles]).to(device)
         if training.cosine:
-            stack.slow_down((1 + math.cos(math.pi * step / (training.epochs * steps))) / 2)
+            stack.slow_down((1 + math.cos(math.pi * step / total)) / 2)
         stack.learn(orders[:, done * training.batch : (done + 1) * training.batch])
 
         if done + 1 in checks:
@@ -302,7 +326,7 @@ def _fit_stack(heads: Sequence[Head]) -> list[Parameters]:
                     kept[place] = stack.parameters_of(place)
                 else:
                     stale[place] += 1
-            going_on = [place for place in stack.alive if stale[place] < training.patience]
+            going_on = [place for place in stack.alive if stale[place] < patience]
             if not going_on:
                 break
             if len(going_on) < len(stack.alive):

@@ -32,6 +32,7 @@ from rph.heads import (
     chance,
     feed_forward,
     layers,
+    level,
     masked_bce,
     masked_mean,
     observed,
@@ -57,7 +58,6 @@ DEEPER = 1.25  # the shared search goes this much deeper than the usual share of
 FARTHEST = 1e-6  # what a neighbour weighs at least
 CHEAPEST = 1e-3  # of a model's mean cost: calls that cost less count as that, since 0 has no logarithm
 FEW = 10_000  # training queries up to which batches of 512 would be too few steps
-MOST_CERTAIN = 1e-3  # the output bias starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,8 @@ class LabelHead(HeadRouter):
 
     def head(self, data: Data, seed: int) -> Head:
         val = data.validation
-        means = torch.tensor(data.means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
         return Head(
-            parameters=initial(data, self.variant, torch.logit(means), chance(seed, "initial")),
+            parameters=initial(data, self.variant, level(data.means), chance(seed, "initial")),
             forward=forward,
             loss=bce_loss,
             X=data.X,

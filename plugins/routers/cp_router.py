@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Literal
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.arrays import model_means
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, outputs_of
+from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, outputs_of
 from rph.lazy import torch
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ CALIBRATION = 0.2  # share of the training queries that the head does not learn 
 LARGE = 50_000  # training queries beyond which batches are larger
 ALPHAS = tuple(i / 100 for i in range(1, 100))  # that FBE chooses from
 FULL_TO_BINARY = 3  # weights of the two entropies in FBE
-MOST_CERTAIN = 1e-3  # the output bias starts no closer to certainty than this
 CORRECT = 0.5  # a label from here on is that of a correct answer
 SLACK = 1e-6  # added to q, so that rounding of f puts no query at q outside its own set
 
@@ -137,14 +136,12 @@ def calibration_rows(N: int, seed: int) -> Tensor:
 def initial(inputs: int, means: Float32, variant: Config, generator: torch.Generator) -> Parameters:
     """Parameters of a head whose outputs start at the train means [K]: f_m = p_m, or p_m / sum p in set form.
 
-    Hidden weights are He-uniform, those of the last layer 0, so that a model never observed stays at its prior.
+    A model never observed stays at its prior.
     """
-    parameters = layers((inputs, *variant.hidden, len(means)), generator)
-    last = len(variant.hidden)
-    p = torch.tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
-    parameters[f"weight{last}"].zero_()
-    parameters[f"bias{last}"][0] = p.log() if variant.form == "set" else torch.logit(p)
-    return parameters
+    start = level(means)
+    if variant.form == "set":
+        start = torch.sigmoid(start).log()
+    return layers((inputs, *variant.hidden, len(means)), generator, start=start)
 
 
 def set_loss(outputs: Tensor, batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, product
+from rph.heads import Head, Training, bce_loss, chance, level, product
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rph.heads import Draw, Forward, Parameters
 
     Tensor = torch.Tensor
-
-MOST_CERTAIN = 1e-3  # the bias of the classifier starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,8 @@ def initial(data: Data, variant: Config, generator: torch.Generator) -> Paramete
             (1, 1), variant.noise if variant.absolute else variant.noise * _scale(data.X)
         ),
     }
-    p = torch.tensor(data.means.mean()).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
-    parameters["classes_shift"][:] = torch.stack([-torch.logit(p) / 2, torch.logit(p) / 2])
+    half = level(data.means.mean()) / 2
+    parameters["classes_shift"][:] = torch.stack([-half, half])
     return parameters
 
 

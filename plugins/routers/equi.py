@@ -119,12 +119,12 @@ def _score(parameters: Parameters, z: Tensor, gamma: Tensor, beta: Tensor, v: Te
     of_z, of_v, of_product, of_distance = torch.split(parameters["weight_head"], D, dim=-2)
     z_m = gamma[..., :, None, :] * z[..., None, :, :] + beta[..., :, None, :]  # [..., K, B, D]
     value = v[..., :, None, :]
-    # The concatenation's product, part by part: v_m is the same for every query.
-    hidden = z_m.flatten(-3, -2) @ of_z
-    hidden = hidden + (z_m * value).flatten(-3, -2) @ of_product
-    hidden = hidden + (z_m - value).abs().flatten(-3, -2) @ of_distance  # [..., K * B, WIDTH]
+    # The concatenation's product, part by part: v_m is the same for every query, and z_m * v_m costs no product of
+    # its own once v_m scales the rows of the weights.
+    hidden = z_m @ (of_z[..., None, :, :] + v[..., :, :, None] * of_product[..., None, :, :])
     own = v @ of_v + parameters["bias_head"]  # [..., K, WIDTH]
-    hidden = (hidden.view(*hidden.shape[:-2], K, B, -1) + own[..., :, None, :]).flatten(-3, -2)
+    distance = (z_m - value).abs().flatten(-3, -2) @ of_distance  # [..., K * B, WIDTH]
+    hidden = (hidden + own[..., :, None, :]).flatten(-3, -2) + distance
     s = _activate(parameters, "head", hidden) @ parameters["weight_score"] + parameters["bias_score"]
     return s.view(*s.shape[:-2], K, B).mT
 
@@ -202,7 +202,7 @@ class EquiRouter(HeadRouter):
                 dropout=variant.dropout,
                 batch=128,
                 epochs=20,
-                patience=40,  # the checks of 20 epochs: at this learning rate, val accuracy rests for epochs
+                rest=300,  # at this learning rate, val accuracy rests for long
                 optimiser="adam",
             ),
             seed=seed,

@@ -13,7 +13,6 @@ cheapest model. tau is chosen after training: variants that differ in it share a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +20,18 @@ from typing import TYPE_CHECKING, Literal
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import observed_means
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, Validation, bce_loss, chance, feed_forward, layers, masked_mean
+from rph.heads import (
+    Head,
+    Training,
+    Validation,
+    bce_loss,
+    chance,
+    feed_forward,
+    layers,
+    level,
+    masked_mean,
+    queries_of,
+)
 from rph.heads import observed as labels_and_mask
 from rph.lazy import np, torch
 
@@ -34,11 +44,7 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 CELLS = 512  # (query, model) cells of a minibatch
-EPOCHS = 30  # at most, but where that is fewer steps than
-STEPS = 1000
-MOST_CERTAIN = (
-    1e-3  # the output biases start no closer to certainty than this; P(match) of a pair never observed
-)
+STEPS = 1000  # at least
 SLACKS = tuple(i / 20 for i in range(20))  # t from 0 to .95: at 1 everything matches
 
 
@@ -105,8 +111,6 @@ class HybridRouter(HeadRouter):
             on_val, mask_on_val = matches(data.val.Y)
             val = MatchValidation(X=val.X, Y=val.Y, means=val.means, match=on_val, mask=mask_on_val)
             readout = torch.sigmoid
-        batch = min(512, max(16, CELLS // K))
-        epochs = max(EPOCHS, math.ceil(STEPS / math.ceil(len(match) / batch)))
         start = initial(data.X.shape[1], match.cpu(), mask.cpu(), reference, variant, chance(seed, "initial"))
         return Head(
             parameters={name: value.to(data.device) for name, value in start.items()},
@@ -118,9 +122,10 @@ class HybridRouter(HeadRouter):
             training=Training(
                 learning_rate=1e-3 if variant.hidden else 1e-2,
                 dropout=0.05,
-                batch=batch,
-                epochs=epochs,
-                patience=epochs // 3,
+                batch=queries_of(CELLS, K),
+                epochs=30,
+                steps=STEPS,
+                rest=200,
             ),
             seed=seed,
             readout=readout,
@@ -203,16 +208,12 @@ def initial(
 ) -> Parameters:
     """A network whose outputs start at the logit of each model's match rate, the reference's at 0.
 
-    The last weights start at 0: a model never observed together with the reference stays at MOST_CERTAIN, so that no
-    query is handed to it.
+    A model never observed together with the reference stays at the lowest level there is, so that no query is handed
+    to it.
     """
-    last = len(variant.hidden)
-    parameters = layers((inputs, *variant.hidden, match.shape[1]), generator)
-    parameters[f"weight{last}"].zero_()
     rates = (match * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)  # [K], 0 where never observed
     rates[reference] = 0.5
-    parameters[f"bias{last}"] = torch.logit(rates.clamp(MOST_CERTAIN, 1 - MOST_CERTAIN))[None]
-    return parameters
+    return layers((inputs, *variant.hidden, match.shape[1]), generator, start=level(rates))
 
 
 def forward(parameters: Parameters, X: Tensor, draw: Draw) -> Tensor:

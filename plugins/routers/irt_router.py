@@ -14,7 +14,6 @@ nearest centre, and `learn` is softmax(V e).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.clusters import kmeans
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, product
+from rph.heads import Head, Training, bce_loss, chance, product, queries_of
 from rph.lazy import torch
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     ]  # X [..., B, d] -> [..., B, n], rows of sum 1
 
 CELLS = 512  # (query, model) cells of a minibatch
-EPOCHS = 20  # at most, but where that is fewer steps than
-STEPS = 1000
+STEPS = 1000  # at least
 HIGHEST = 9  # discrimination
 TEMPERATURE = 0.1  # of the softmax over cosines
 HELD = 1 << 24  # numbers in the hidden layer held at once when not training: 64 MB
@@ -74,8 +72,6 @@ class IrtRouter(HeadRouter):
         X, validation = self.standardise(data) if variant.standardise else (data.X, data.validation)
         labels, seen = data.labels
         observed = seen.any(dim=0).cpu()
-        batch = min(512, max(16, CELLS // len(observed)))
-        epochs = max(EPOCHS, math.ceil(STEPS / math.ceil(len(X) / batch)))
         relevance = {} if variant.relevance == "learn" else {"centres": centres(data, X, variant, seed)}
         return Head(
             parameters=initial(
@@ -91,9 +87,10 @@ class IrtRouter(HeadRouter):
                 cosine=False,
                 weight_decay=0.0,
                 dropout=variant.dropout,
-                batch=batch,
-                epochs=epochs,
-                patience=epochs,  # half the checks
+                batch=queries_of(CELLS, len(observed)),
+                epochs=20,
+                steps=STEPS,
+                rest=500,
                 optimiser="adam",
             ),
             seed=seed,

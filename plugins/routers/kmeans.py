@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rph.api import Float32
 
 ROWS_PER_CLUSTER = 20  # a cluster of fewer queries on average says little about a model
-MANY_CLUSTERS = 300  # from here on, starts differ less and cost more
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,7 @@ def _clusters(variant: Config, X: torch.Tensor) -> int:
 
 
 def _cluster(X: torch.Tensor, clusters: int, seed: int) -> Clustering:
-    restarts = 10 if clusters < MANY_CLUSTERS else 4
-    return kmeans(X, clusters, generator=torch.Generator().manual_seed(seed), restarts=restarts)
+    return kmeans(X, clusters, generator=torch.Generator().manual_seed(seed))
 
 
 CARD = RouterCard(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from rph import Labelled, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means
 from rph.headrouter import Data, HeadGroup, HeadRouter, stacked
-from rph.heads import Draw, Head, Training, bce_loss, chance, layers, masked_bce, one_thread, product
+from rph.heads import Draw, Head, Training, bce_loss, chance, layers, level, masked_bce, one_thread, product
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 CLIP = 1.0  # largest norm of the gradient
-MOST_CERTAIN = 1e-3  # the output bias starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,10 @@ GRID = (
 
 def initial(inputs: int, width: int, p: Float32, generator: torch.Generator, device: str) -> Parameters:
     """The network before training: its scores are p [K] on every query, where those of a model never run stay."""
-    parameters = layers((inputs, width, len(p)), generator)
+    parameters = layers((inputs, width, len(p)), generator, start=level(p))
     parameters["scale0"] = torch.ones(1, width)
     parameters["bias_norm0"] = torch.zeros(1, width)
-    parameters["weight1"].zero_()
-    parameters["bias1"] = _logits(p).view(1, -1)
     return {name: value.to(device) for name, value in parameters.items()}
-
-
-def _logits(p: Float32) -> Tensor:
-    return torch.logit(torch.tensor(p).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN))
 
 
 def forward(parameters: Parameters, X: Tensor, draw: Draw) -> Tensor:
@@ -196,7 +189,7 @@ class MessPlusRouter(HeadRouter):
         self.parameters = {name: value.detach()[0] for name, value in parameters.items()}
         Y = data.train.Y[order[steps].numpy()]
         never = torch.tensor(np.isnan(Y).all(axis=0), device=data.device)
-        pool = _logits(model_means(Y)).to(data.device)
+        pool = level(model_means(Y)).to(data.device)
         self.parameters["bias1"] = torch.where(never, pool, self.parameters["bias1"])
 
     def _initial(self, data: Data, p: Float32, seed: int) -> Parameters:

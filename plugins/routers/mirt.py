@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device, unit_rows
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, product
+from rph.heads import Head, Training, bce_loss, chance, level, product, queries_of
 from rph.lazy import np, torch
 from rph.neighbours import nearest
 
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     from rph.heads import Draw, Forward, Parameters
 
 CELLS = 512  # (query, model) cells of a minibatch
+STEPS = 1000  # at least
 NEIGHBOURS = 5  # of the warm-up
-EPOCHS = 30  # at most, but where that is fewer steps than
-STEPS = 1000
 SPREAD = 0.1  # deviation of the abilities at the start
-MOST_CERTAIN = 1e-3  # a model starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,6 @@ class MirtRouter(HeadRouter):
         X, validation = self.standardise(data) if variant.standardise else (data.X, data.validation)
         labels, seen = data.labels
         observed = seen.any(dim=0).cpu()
-        batch = min(512, max(16, CELLS // len(observed)))
-        epochs = max(EPOCHS, math.ceil(STEPS / math.ceil(len(X) / batch)))
         return Head(
             parameters=initial(
                 X.shape[1], data.means, observed, variant, chance(seed, "initial"), data.device
@@ -90,9 +86,10 @@ class MirtRouter(HeadRouter):
                 learning_rate=variant.learning_rate,
                 cosine=False,
                 weight_decay=variant.weight_decay,
-                batch=batch,
-                epochs=epochs,
-                patience=epochs,  # half the checks
+                batch=queries_of(CELLS, len(observed)),
+                epochs=30,
+                steps=STEPS,
+                rest=500,
                 optimiser="adam",
             ),
             seed=seed,
@@ -122,8 +119,7 @@ def initial(
         return (torch.rand((rows, columns), generator=generator) * 2 - 1) / math.sqrt(inputs)
 
     # At W_a e = 0 every a is softplus(0) = log 2, so that a . theta_k = logit(p_k) but for the noise.
-    level = torch.logit(torch.tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)) / (n * math.log(2))
-    theta = level + SPREAD * torch.randn((n, len(seen)), generator=generator)
+    theta = level(means) / (n * math.log(2)) + SPREAD * torch.randn((n, len(seen)), generator=generator)
     parameters = {
         "weight_a": uniform(inputs, n),
         "weight_b": uniform(inputs, 1),

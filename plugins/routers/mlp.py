@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, mse_loss
+from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, mse_loss
 from rph.lazy import torch
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rph.heads import Draw, Forward, Parameters
 
 LARGE = 50_000  # training queries beyond which batches are larger
-MOST_CERTAIN = 1e-3  # the output bias starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -84,18 +83,16 @@ def initial(
     never run stays at its prior.
     """
     K, last = len(means), len(variant.hidden)
-    p = torch.tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
     if variant.per_model and last:
         parameters = layers((inputs, K * variant.hidden[0]), generator)
         for layer, (width, following) in enumerate(pairwise((*variant.hidden, 1)), start=1):
             each = [layers((width, following), generator) for _ in range(K)]
             parameters[f"weight{layer}"] = torch.stack([one["weight0"] for one in each])  # [K, h, h']
             parameters[f"bias{layer}"] = torch.stack([one["bias0"] for one in each])  # [K, 1, h']
-        parameters[f"bias{last}"] = torch.logit(p).view(K, 1, 1)
+        parameters[f"bias{last}"] = level(means).view(K, 1, 1)
+        parameters[f"weight{last}"].zero_()
     else:
-        parameters = layers((inputs, *variant.hidden, K), generator)
-        parameters[f"bias{last}"] = torch.logit(p).view(1, K)
-    parameters[f"weight{last}"].zero_()
+        parameters = layers((inputs, *variant.hidden, K), generator, start=level(means))
     return {name: value.to(device) for name, value in parameters.items()}
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 DROPOUT = 0.1  # of the attention weights and of the block's output
 NEVER = -1e9  # a score that adds nothing to a sum of exponentials
-EPOCHS = 30
 FEW = 10_000  # training queries up to which batches of 256 would be too few steps
 NUMBERS = 1 << 24  # of model tokens held at once when not training: 64 MB
 ROWS = 1024  # bags scored at once
@@ -118,8 +117,8 @@ class ModelSpiderRouter(HeadRouter):
                 dropout=DROPOUT,
                 optimiser="adam",
                 batch=256 if len(X) > FEW else 64,
-                epochs=EPOCHS,
-                patience=2 * EPOCHS,  # no early end: rankings improve by steps, with long rests between them
+                epochs=30,
+                rest=500,  # rankings improve by steps, with long rests between them
             ),
             seed=seed,
         )

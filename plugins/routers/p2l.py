@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, chance, feed_forward, layers, masked_bce, outputs_of, product
+from rph.heads import Head, Training, chance, feed_forward, layers, level, masked_bce, outputs_of, product
 from rph.lazy import torch
 from rph.metrics import fit_sigmoid
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 STEPS = 40  # an epoch has as many at least: where train is small, minibatches have fewer than 512 queries
 FEWEST = 32  # but no fewer than this
 PAIRS = 128  # pairs of models that a minibatch compares: all of them in pools up to 16
-MOST_CERTAIN = 1e-3  # the coefficients start no closer to certainty than this
 FLOOR = 1e-6  # least probability of an outcome, and least theta - 1
 
 
@@ -122,12 +121,7 @@ def initial(inputs: int, means: Float32, variant: Config, generator: torch.Gener
     K, between = len(means), variant.rank or variant.hidden
     outputs = K + 1 if variant.loss == "grk" else K
     widths = (inputs, between, outputs) if between else (inputs, outputs)
-    parameters = layers(widths, generator)
-    last = len(widths) - 2
-    parameters[f"weight{last}"].zero_()
-    p = torch.tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
-    parameters[f"bias{last}"][0, :K] = torch.logit(p)
-    return parameters
+    return layers(widths, generator, start=torch.cat([level(means), torch.zeros(outputs - K)]))
 
 
 def forward_low_rank(parameters: Parameters, X: Tensor, draw: Draw) -> Tensor:

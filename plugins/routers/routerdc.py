@@ -21,7 +21,7 @@ few: positives are drawn at random among the correct models and negatives among 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 from rph import RouterCard, RouterSpec, hookimpl
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
 OTHERS = 3  # H: queries of other clusters in L2
 DEVIATION = 0.78  # of the initial model embeddings, as the authors' code has it
-RESTARTS = 3  # of the k-means: which of several good clusterings L2 sees matters little
 LARGE = 50_000  # training queries beyond which batches are larger
-EPOCHS = 20  # at most, unless that is fewer than the variant's steps
 NEVER = -1e9  # a similarity that adds nothing to a sum of exponentials
 
 
@@ -122,21 +120,20 @@ def _clusters(data: Data, clusters: int, seed: int) -> Tensor:
 
     def cluster() -> Tensor:
         generator = chance(seed, "clusters")
-        return kmeans(data.X, clusters, generator=generator, restarts=RESTARTS).assignment
+        return kmeans(data.X, clusters, generator=generator).assignment
 
     return data.once(("clusters", clusters, seed), cluster)
 
 
 def training(variant: Config, queries: int) -> Training:
-    batch = 64 if queries <= LARGE else 256
-    epochs = max(EPOCHS, ceil(variant.steps / ceil(queries / batch)))
     return Training(
         learning_rate=variant.learning_rate,
         weight_decay=1e-2,
         cosine=False,
-        batch=batch,
-        epochs=epochs,
-        patience=epochs // 2,  # two checks an epoch: a quarter of the training without a better one ends it
+        batch=64 if queries <= LARGE else 256,
+        epochs=20,
+        steps=variant.steps,
+        rest=variant.steps // 4,
     )
 
 

@@ -132,7 +132,7 @@ def learn_codebook(X: Float32, tags: int, seed: int, device: str) -> Codebook:
     """Unit rows X [N, d] -> the k-means centres of at most SAMPLED of them, scaled to length 1."""
     if len(X) > SAMPLED:
         X = X[np.sort(torch.randperm(len(X), generator=chance(seed, "sample"))[:SAMPLED].numpy())]
-    found = kmeans(to_device(X, device), tags, generator=chance(seed, "codebook"), restarts=1)
+    found = kmeans(to_device(X, device), tags, generator=chance(seed, "codebook"))
     return Codebook(unit_rows(found.centres.cpu().numpy()), device)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.clusters import kmeans
 from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, chance, feed_forward, layers, masked_bce
+from rph.heads import Head, Training, chance, feed_forward, layers, level, masked_bce
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 ROWS_PER_TAG = 20  # a tag of fewer queries on average smooths little
-RESTARTS = 4  # of k-means
 ROWS = 8192  # queries whose tags are found at once
 ABSENT = -1e9  # logit of a model that was not observed: out of the softmax, and finite
-MOST_CERTAIN = 1e-3  # the output bias starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def targets_of(data: Data, variant: Config, seed: int) -> Tensor:
     clusters = min(variant.tags, max(1, len(data.X) // ROWS_PER_TAG))
 
     def cluster() -> Tensor:
-        return kmeans(data.X, clusters, generator=chance(seed, "tags"), restarts=RESTARTS).centres
+        return kmeans(data.X, clusters, generator=chance(seed, "tags")).centres
 
     def smooth() -> Tensor:
         centres = data.once(("tags", clusters, seed), cluster)
@@ -145,11 +143,7 @@ def initial(
     inputs: int, means: Float32, hidden: tuple[int, ...], generator: torch.Generator, device: str
 ) -> Parameters:
     """The network before training. Its outputs are logit(p_m), where those of a model never observed stay."""
-    last = len(hidden)
-    parameters = layers((inputs, *hidden, len(means)), generator)
-    parameters[f"weight{last}"].zero_()
-    p = torch.tensor(means).clamp(MOST_CERTAIN, 1 - MOST_CERTAIN)
-    parameters[f"bias{last}"] = torch.logit(p).view(1, -1)
+    parameters = layers((inputs, *hidden, len(means)), generator, start=level(means))
     return {name: value.to(device) for name, value in parameters.items()}
 
 

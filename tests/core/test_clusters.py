@@ -31,14 +31,18 @@ def test_the_inertia_is_within_two_percent_of_scikit_learns(count, noise):
     from sklearn.cluster import KMeans
 
     X = blobs(noise=noise)
-    ours = kmeans(X, count, generator=chance(), restarts=4).inertia
-    theirs = KMeans(count, n_init=4, max_iter=100, tol=1e-4, random_state=0).fit(X.numpy()).inertia_
-    assert ours <= 1.02 * theirs
+    ours = [kmeans(X, count, generator=chance(seed)).inertia for seed in range(8)]
+    theirs = [
+        KMeans(count, n_init=1, max_iter=100, tol=1e-4, random_state=seed).fit(X.numpy()).inertia_
+        for seed in range(8)
+    ]
+    assert min(ours) <= 1.01 * min(theirs)
+    assert np.median(ours) <= 1.02 * np.median(theirs)
 
 
 def test_the_inertia_is_the_sum_of_squared_distances_to_the_returned_centres():
     X = blobs(500)
-    found = kmeans(X, 7, generator=chance(), restarts=2)
+    found = kmeans(X, 7, generator=chance())
     assert found.inertia == pytest.approx(float((X - found.centres[found.assignment]).square().sum()), 1e-5)
     assert torch.equal(found.assignment, nearest(X, found.centres))
 
@@ -66,7 +70,7 @@ def test_one_cluster_is_the_mean():
 
 def test_as_many_clusters_as_distinct_rows_puts_every_row_alone():
     X = torch.nn.functional.normalize(rows(60), dim=1)
-    found = kmeans(X, 60, generator=chance(), restarts=3)
+    found = kmeans(X, 60, generator=chance())
     assert sorted(found.assignment.tolist()) == list(range(60))
     assert found.inertia == 0
 
@@ -106,7 +110,7 @@ def test_a_cluster_that_gives_all_its_rows_away_keeps_its_centre():
 
 def test_the_same_seed_gives_the_same_clusters_and_another_seed_others():
     X = rows(500)
-    first, again, other = (kmeans(X, 20, generator=chance(seed), restarts=1) for seed in (1, 1, 2))
+    first, again, other = (kmeans(X, 20, generator=chance(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.centres, again.centres) and torch.equal(first.assignment, again.assignment)
     assert not torch.equal(first.centres, other.centres)
 
@@ -116,13 +120,6 @@ def test_clustering_leaves_its_input_and_torchs_global_state_alone():
     before, state = X.clone(), torch.get_rng_state()
     kmeans(X, 10, generator=chance())
     assert torch.equal(X, before) and torch.equal(torch.get_rng_state(), state)
-
-
-def test_more_restarts_never_end_worse_on_average():
-    X = blobs(800, noise=1.0)
-    few = np.mean([kmeans(X, 30, generator=chance(s), restarts=1).inertia for s in range(5)])
-    many = np.mean([kmeans(X, 30, generator=chance(s), restarts=8).inertia for s in range(5)])
-    assert many < few
 
 
 @settings(max_examples=30, deadline=None)

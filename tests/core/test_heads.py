@@ -18,11 +18,13 @@ from rph.heads import (
     feed_forward,
     fit_heads,
     layers,
+    level,
     masked_bce,
     masked_mse,
     observed,
     outputs_of,
     product,
+    queries_of,
     route,
 )
 
@@ -141,6 +143,23 @@ def test_val_accuracy_leaves_out_queries_whose_routed_label_is_missing():
     )
 
 
+def test_outputs_start_where_they_are_told_to_and_the_other_weights_are_the_same():
+    start, free = (layers((3, 4, 2), chance(0, "initial"), start=s) for s in (torch.tensor([0.5, -1]), None))
+    X = torch.randn(5, 3)
+    assert torch.equal(feed_forward(start, X, Draw()), torch.tensor([[0.5, -1.0]]).expand(5, 2))
+    assert torch.equal(start["weight0"], free["weight0"])
+
+
+def test_the_level_of_a_mean_is_its_logit_within_bounds():
+    expected = [math.log(0.2 / 0.8), math.log(999), -math.log(999)]
+    assert level(np.array([0.2, 1.0, 0.0])).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("models", "queries"), [(7, 73), (112, 16), (1, 512)])
+def test_a_minibatch_has_about_so_many_cells(models, queries):
+    assert queries_of(512, models) == queries
+
+
 # --- the loop -----------------------------------------------------------------------------------------
 
 
@@ -204,6 +223,20 @@ def test_a_better_check_starts_the_patience_anew():
     val = Script(0.5, 0.4, 0.6, 0.5, 0.5, 0.9)
     train(val, patience=2)
     assert len(val.seen) == 5
+
+
+@pytest.mark.parametrize(("batch", "rest", "checks"), [(2, 9, 5), (2, 5, 3), (10, 4, 5), (10, 0, 3)])
+def test_a_rest_of_more_steps_than_the_patience_is_waited_for(batch, rest, checks):
+    val = Script(0.5, *[0.4] * 98)
+    train(val, batch=batch, epochs=40, patience=2, rest=rest)
+    assert len(val.seen) == checks
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 2), (10, 2), (11, 3), (20, 4)])
+def test_epochs_go_on_until_so_many_steps_are_made(steps, epochs):
+    val = Script(*np.arange(99.0))
+    train(val, batch=2, epochs=2, steps=steps)  # 5 steps and 2 checks per epoch
+    assert len(val.seen) == 2 * epochs
 
 
 def test_a_check_without_an_observed_label_is_not_better():

@@ -75,7 +75,7 @@ def test_one_cluster_routes_everything_to_the_best_single_model(spec):
 def test_a_cluster_per_query_without_shrinkage_is_the_nearest_neighbour(spec):
     # The router caps the number of clusters, so the state of the uncapped one is made here.
     X = torch.tensor(TRAIN.unit[:150])
-    found = kmeans(X, 150, generator=torch.Generator().manual_seed(0), restarts=2)
+    found = kmeans(X, 150, generator=torch.Generator().manual_seed(0))
     means = cluster_means(TRAIN.Y[:150], found.assignment, 150, shrinkage=0)
     state = {"centres": found.centres.numpy(), "means": means}
     router = spec.router.from_state(state, variant=spec.grid[0], device="cpu")
@@ -149,23 +149,11 @@ def test_fitting_many_equals_fitting_one_by_one_bit_for_bit(spec):
 def test_trials_of_equal_seed_and_number_of_clusters_share_one_clustering(spec, monkeypatch):
     module, calls = installed().load("router", "kmeans").module, []
     once = module.kmeans
-    monkeypatch.setattr(
-        module, "kmeans", lambda *a, **k: calls.append((a[1], k["restarts"])) or once(*a, **k)
-    )
+    monkeypatch.setattr(module, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
     Config = type(spec.grid[0])
     configs = [Config(20), Config(20, 0.0), Config(400), Config(600), Config(30)]  # the cap is 30
     spec.fit_many(TRAIN, VAL, [Trial(variant=c, seed=s) for s in (1, 2) for c in configs], "cpu")
-    assert calls == [(20, 10), (30, 10)] * 2
-
-
-def test_many_clusters_get_fewer_restarts(spec, monkeypatch):
-    module, calls = installed().load("router", "kmeans").module, []
-    once = module.kmeans
-    monkeypatch.setattr(module, "kmeans", lambda *a, **k: calls.append(k["restarts"]) or once(*a, **k))
-    large = world(6000, d=4)
-    for clusters in (200, 300):
-        fit(spec, train=large, clusters=clusters)
-    assert calls == [10, 4]
+    assert calls == [20, 30] * 2
 
 
 # --- what every router owes ---------------------------------------------------------------------------
