@@ -385,6 +385,6 @@ MUTATIONS = [
         "targets=(data.labels[0], torch.ones_like(data.labels[1])),",
         "a missing label counts as wrong",
     ),
-    ("torch.logit(p).view(1, K)", "-torch.logit(p).view(1, K)", "the head starts at the wrong base rates"),
+    ("start=level(means)", "start=-level(means)", "the head starts at the wrong base rates"),
     ("draw(hidden.relu()) @", "draw(hidden) @", "separate networks without a non-linearity"),
 ]
