@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/rph eval --bench synthetic --encoder lsa --router knn --router kmeans --router mlp --router elo
 
+# A process per core with one thread each: tests run side by side, and threads beside threads would be slower.
 test: $(STAMP)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 mutations: $(STAMP)
 	$(BIN)/python tests/mutations.py

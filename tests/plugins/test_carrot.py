@@ -418,20 +418,6 @@ def test_permuting_the_models_permutes_the_scores(variant):
 
 
 @each_form
-def test_queries_without_a_label_change_nothing(variant):
-    extra = np.random.default_rng(5).normal(size=(100, 8))
-    nothing, poison = np.full((100, 4), NAN), np.full((100, 4), 1e9, "f4")
-    more = labelled(
-        np.concatenate([extra, SMALL.X]),
-        np.concatenate([nothing, SMALL.Y]),
-        np.concatenate([poison, SMALL.C]),
-    )
-    router, plain = fit(variant, train=more), fit(variant, SMALL)
-    assert np.array_equal(router.scores(TEST), plain.scores(TEST))
-    assert np.array_equal(router.costs(TEST), plain.costs(TEST))
-
-
-@each_form
 def test_what_stands_in_a_missing_label_changes_nothing(variant):
     sparse = world(120, missing=0.5)
     other = labelled(sparse.X, sparse.Y.copy(), sparse.C.copy())
@@ -455,21 +441,6 @@ def test_neighbours_never_read_val():
     assert np.array_equal(scores(KNN[1], val=blind), scores(KNN[1]))
 
 
-@pytest.mark.parametrize("variant", [*KNN, HEADS[1]], ids=str)
-@pytest.mark.parametrize("K", [1, 2, 112])
-def test_pools_of_any_size_work(K, variant):
-    found = scores(variant, world(50, K=K, seed=2), train=world(100, K=K), val=world(80, K=K, seed=1))
-    assert found.shape == (50, K) and found.dtype == np.float32
-    assert ((found >= 0) & (found <= 1)).all()
-
-
-@each_form
-@pytest.mark.parametrize("n", [1, 2, 7])
-def test_few_training_queries_work(n, variant):
-    router = fit(variant, train=labelled(TRAIN.X[:n], TRAIN.Y[:n], TRAIN.C[:n]))
-    assert np.isfinite(router.scores(TEST)).all() and np.isfinite(router.costs(TEST)).all()
-
-
 @each_form
 def test_constant_embeddings_and_constant_labels_work(variant):
     Y = TRAIN.Y[:100].copy()
@@ -482,19 +453,6 @@ def test_constant_embeddings_and_constant_labels_work(variant):
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
         fit(Config(), train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
-
-
-@pytest.mark.parametrize("variant", [KNN[1], HEADS[1]], ids=str)
-def test_fitting_and_scoring_leave_inputs_and_global_chance_alone(variant):
-    train, val, test = world(200, missing=0.2), world(100, seed=1), world(60, seed=2)
-    for array in (train.X, train.Y, train.C, val.X, val.Y, val.C, test.X):
-        array.setflags(write=False)
-    state = torch.get_rng_state()
-    router = fit(variant, train=train, val=val)
-    before = {name: value.copy() for name, value in router.state().items()}
-    router.scores(test), router.costs(test)
-    assert all(np.array_equal(value, before[name], equal_nan=True) for name, value in router.state().items())
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 MUTATIONS = [

@@ -266,13 +266,6 @@ def test_what_stands_behind_a_missing_label_changes_nothing(forest):
 
 
 @pytest.mark.parametrize("forest", FORMS)
-def test_queries_without_a_label_change_nothing(forest):
-    X = np.concatenate([np.random.default_rng(5).normal(size=(40, 8)), TRAIN.X])
-    more = labelled(X, np.concatenate([np.full((40, 4), NAN), TRAIN.Y]))
-    assert np.array_equal(scores(train=more, forest=forest), scores(forest=forest))
-
-
-@pytest.mark.parametrize("forest", FORMS)
 def test_a_model_never_observed_scores_the_pools_mean(forest):
     Y = TRAIN.Y.copy()
     Y[:, 1] = NAN
@@ -341,32 +334,11 @@ def test_scores_do_not_depend_on_batch_or_order(config, monkeypatch):
     assert np.array_equal(router.scores(TEST), whole)
 
 
-@pytest.mark.parametrize("K", [1, 2, 112])
-@pytest.mark.parametrize("forest", ["shared", "independent"])
-def test_pools_of_any_size_work(K, forest):
-    found = scores(train=world(K=K), forest=forest, trees=2)
-    assert found.shape == (50, K) and found.dtype == np.float32
-    assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
-
-
-@pytest.mark.parametrize("n", [1, 2, 5])
-@pytest.mark.parametrize("config", [*({"forest": forest} for forest in FORMS), {"components": 64}])
-def test_few_training_queries_work(n, config):
-    few = labelled(TRAIN.X[:n], TRAIN.Y[:n])
-    found = scores(train=few, leaf=8, **config)
-    assert found == pytest.approx(np.tile(few.Y.mean(axis=0), (50, 1)), abs=1e-6)
-
-
 def test_constant_embeddings_give_the_means():
     same = labelled(np.ones_like(TRAIN.X), TRAIN.Y)
     for components in (0, 64):
         found = scores(train=same, components=components)
         assert found == pytest.approx(np.tile(TRAIN.Y.mean(axis=0), (50, 1)), abs=1e-6)
-
-
-def test_a_seed_fixes_the_scores_and_another_changes_them():
-    assert np.array_equal(scores(seed=1), scores(seed=1))
-    assert not np.array_equal(scores(seed=1), scores(seed=2))
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -397,18 +369,6 @@ def test_val_and_costs_are_never_read():
     priced = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
     router.fit(priced, blind, variant=small(), seed=42, device="cpu")
     assert np.array_equal(router.scores(TEST), scores())
-
-
-def test_inputs_and_global_chance_are_left_alone():
-    train, test = world(), some_queries()
-    for array in (train.X, train.Y, test.X):
-        array.setflags(write=False)
-    ours, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
-    router = fit(train)
-    before = {name: value.copy() for name, value in router.state().items()}
-    router.scores(test)
-    assert all(np.array_equal(value, before[name]) for name, value in router.state().items())
-    assert torch.equal(torch.get_rng_state(), ours) and np.array_equal(np.random.get_state()[1], numpys)
 
 
 MUTATIONS = [
