@@ -53,13 +53,17 @@ class Way:
 
 @cache
 def world() -> dict[str, Labelled]:
+    return made_up(SIZES)
+
+
+def made_up(sizes: dict[str, int]) -> dict[str, Labelled]:
     """Queries around 30 domains in 24 latent factors; each model's labels are Bernoulli draws of a law in them."""
     rng = np.random.default_rng(0)
     lift = rng.standard_normal((FACTORS, DIM)) / FACTORS**0.5
     centres = rng.standard_normal((DOMAINS, FACTORS))
     skill, level = rng.standard_normal((FACTORS, MODELS)) * 0.12, rng.normal(-0.2, 0.3, MODELS)
     parts = {}
-    for name, n in SIZES.items():
+    for name, n in sizes.items():
         z = centres[rng.integers(0, DOMAINS, n)] + 0.6 * rng.standard_normal((n, FACTORS))
         X = z @ lift + 0.05 * rng.standard_normal((n, DIM))
         Y = rng.random((n, MODELS)) < 1 / (1 + np.exp(-(z @ skill + level)))
