@@ -17,26 +17,18 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from peers import made_up, warm_up
+from peers import made_up, scored, warm_up
 from rph_plugins.routers import elo, kmeans, knn, mlp
 
-from rph import Labelled, Queries, Trial
+from rph import Labelled
 from rph.headrouter import Data
 from rph.heads import fit_heads
 
 SIZES = (5_000, 10_000, 20_000, 40_000)
-
-
-def scored(plugin: object, variants: tuple[object, ...]) -> Callable[[dict[str, Labelled]], None]:
-    def run(world: dict[str, Labelled]) -> None:
-        trials = [Trial(variant=variant, seed=42) for variant in variants]
-        test = Queries(X=world["test"].X, texts=world["test"].texts)
-        plugin.register_router().fit_many(world["train"], world["val"], trials, "cpu").scores(test)  # type: ignore[attr-defined]
-
-    return run
 
 
 def two_epochs(world: dict[str, Labelled]) -> None:
@@ -44,10 +36,10 @@ def two_epochs(world: dict[str, Labelled]) -> None:
     fit_heads([replace(head, training=replace(head.training, epochs=2))])
 
 
-JOBS = {
-    "knn, grid of 15": scored(knn, knn.GRID),
-    "elo, grid of 15": scored(elo, elo.GRID),
-    "kmeans, 64 clusters": scored(kmeans, (kmeans.Config(64),)),
+JOBS: dict[str, Callable[[dict[str, Labelled]], object]] = {
+    "knn, grid of 15": partial(scored, knn, knn.GRID),
+    "elo, grid of 15": partial(scored, elo, elo.GRID),
+    "kmeans, 64 clusters": partial(scored, kmeans, (kmeans.Config(64),)),
     "mlp, 256, two epochs": two_epochs,
 }
 

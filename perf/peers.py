@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from knn_grid import ratio
 from rph_plugins.routers import carrot, elo, embedllm, kmeans, knn, linucb, mlp, optllm, rorf, routerdc
 
 from rph import Labelled, Queries, Trial
@@ -86,18 +87,17 @@ def accuracy(scores: np.ndarray) -> float:
     return float(labels[np.arange(len(labels)), scores.argmax(axis=1)].mean())
 
 
+def scored(plugin: Any, variants: Sequence[Any], data: dict[str, Labelled]) -> list[np.ndarray]:
+    """Test scores [N, K] of each variant, all fitted together."""
+    trials = [Trial(variant=variant, seed=42) for variant in variants]
+    test = Queries(X=data["test"].X, texts=data["test"].texts)
+    return list(plugin.register_router().fit_many(data["train"], data["val"], trials, "cpu").scores(test))
+
+
 def ours(plugin: Any, variants: Sequence[Any]) -> Callable[[], float]:
     """The accuracy of the first of a router's variants, all fitted and scored on test together."""
 
-    def run() -> float:
-        trials = [Trial(variant=variant, seed=42) for variant in variants]
-        spec = plugin.register_router()
-        test = Queries(X=world()["test"].X, texts=world()["test"].texts)
-        return accuracy(
-            next(iter(spec.fit_many(world()["train"], world()["val"], trials, "cpu").scores(test)))
-        )
-
-    return run
+    return lambda: accuracy(scored(plugin, variants, world())[0])
 
 
 # --- neighbours and clusters ------------------------------------------------------------------------
@@ -517,12 +517,11 @@ def main() -> None:
         measured = measure(CASES[name], options.rounds)
         mine = measured[0][0]
         for way, (seconds, found) in zip(CASES[name], measured, strict=True):
-            ratio = statistics.median(s / own for s, own in zip(seconds, mine, strict=True))
             scaled = f" (x{way.times:g})" if way.times != 1 else ""
             target = f">= {way.target:g}" if way.target else ""
             shown = "" if np.isnan(found) else f"{found:.4f}"
             print(
-                f"| {name} | {way.what}{scaled} | {statistics.median(seconds):.2f} | {ratio:.1f} | {target} | {shown} |",
+                f"| {name} | {way.what}{scaled} | {statistics.median(seconds):.2f} | {ratio(seconds, mine):.1f} | {target} | {shown} |",
                 flush=True,
             )
         record[name] = [

@@ -314,7 +314,7 @@ CARD = RouterCard(
         "Queries on which all observed models tie are left out of the loss and of its mean.",
         "A missing label takes no part in the ranking.",
         "Tokens are 64, 128 or 256 wide, not 1024.",
-        "ListNet as a loss, four task tokens and four heads are variants; 30 epochs in batches of 256 (64 up to 10000 queries).",
+        "ListNet as a loss, four task tokens and four heads are variants; up to 30 epochs in batches of 256 (64 up to 10000 queries).",
         "The bag variant's task is the query and its 15 nearest training queries, its labels their mean labels.",
         "The learning rate falls to 0 along a cosine, not to 5e-6; the best val routing accuracy is kept.",
         "The last normalisation and the score have no bias, which no ranking can tell.",
