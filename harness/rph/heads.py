@@ -96,7 +96,7 @@ def _as_they_are(outputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """One head to be trained: all that a method brings. Tensors are on one device; parameters are used up.
+    """One head to be trained: all that a method brings. Tensors are on one device, to which parameters are moved; they are used up.
 
     `val` measures `readout(outputs)`, which is where outputs [..., V, O] are not scores [..., V, K] already.
     """
@@ -362,9 +362,9 @@ class _Stack:
         self.parts: dict[tuple[_Run, str], Tensor] = {}  # what the optimiser holds
         alive = sorted(range(len(heads)), key=lambda place: _run(heads[place]))
         names = heads[0].parameters
-        self._lay(
-            {name: torch.stack([heads[place].parameters[name] for place in alive]) for name in names}, alive
-        )
+        device = heads[0].X.device
+        stacked = {name: torch.stack([heads[place].parameters[name] for place in alive]) for name in names}
+        self._lay({name: value.to(device) for name, value in stacked.items()}, alive)
 
     def _lay(self, stacked: Parameters, alive: list[int]) -> None:
         """Go on with the heads at these places, in this order, from these parameters [G, ...]."""

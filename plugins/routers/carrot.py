@@ -342,11 +342,7 @@ class LogScale:
 
 def initial(data: Data, variant: Config, bias: Tensor, generator: torch.Generator) -> Parameters:
     """A network whose outputs start at `bias` [K]: its last weights are 0."""
-    parameters = layers((data.X.shape[1], *variant.hidden, len(bias)), generator)
-    last = len(variant.hidden)
-    parameters[f"weight{last}"].zero_()
-    parameters[f"bias{last}"] = bias.view(1, -1)
-    return {name: value.to(data.device) for name, value in parameters.items()}
+    return layers((data.X.shape[1], *variant.hidden, len(bias)), generator, start=bias)
 
 
 def forward(parameters: Parameters, X: Tensor, draw: Draw) -> Tensor:

@@ -91,7 +91,7 @@ class CpRouter(HeadRouter):
         parameters = initial(data.X.shape[1], means, variant, chance(seed, "initial"))
         self.buffers["seed"] = torch.tensor(seed)  # says to `finish` which rows were held out
         return Head(
-            parameters={name: value.to(data.device) for name, value in parameters.items()},
+            parameters=parameters,
             forward=self.forward(variant),
             loss=set_loss if variant.form == "set" else bce_loss,
             X=data.X,

@@ -67,7 +67,7 @@ class EmbedLlmRouter(HeadRouter):
         variant: Config = self.variant
         parameters = initial(data, variant, chance(seed, "initial"))
         return Head(
-            parameters={name: value.to(data.device) for name, value in parameters.items()},
+            parameters=parameters,
             forward=self.forward(variant),
             loss=bce_loss,
             X=data.X,

@@ -113,7 +113,7 @@ class HybridRouter(HeadRouter):
             readout = torch.sigmoid
         start = initial(data.X.shape[1], match.cpu(), mask.cpu(), reference, variant, chance(seed, "initial"))
         return Head(
-            parameters={name: value.to(data.device) for name, value in start.items()},
+            parameters=start,
             forward=forward,
             loss=bce_loss,
             X=data.X,

@@ -105,7 +105,7 @@ class ModelSpiderRouter(HeadRouter):
             val = replace(val, X=bags.val)
         start = initial(data.X.shape[1], len(seen), variant, chance(seed, "initial"))
         return Head(
-            parameters={name: value.to(data.device) for name, value in start.items()},
+            parameters=start,
             forward=run,
             loss=LOSSES[variant.loss],
             X=X,

@@ -77,7 +77,7 @@ class P2lRouter(HeadRouter):
         variant: Config = self.variant
         parameters = initial(data.X.shape[1], data.means, variant, chance(seed, "initial"))
         return Head(
-            parameters={name: value.to(data.device) for name, value in parameters.items()},
+            parameters=parameters,
             forward=self.forward(variant),
             loss=LOSSES[variant.loss],
             X=data.X,

@@ -94,7 +94,7 @@ class RouterDcRouter(HeadRouter):
         val = data.validation
         start = initial(data.X.shape[1], len(seen), variant, chance(seed, "initial"))
         return Head(
-            parameters={name: value.to(data.device) for name, value in start.items()},
+            parameters=start,
             forward=forward,
             loss=loss,
             X=data.X,
