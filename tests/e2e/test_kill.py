@@ -37,9 +37,14 @@ class Runs:
         }
 
     def start(self):
-        return subprocess.Popen(
-            self.command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        # A shell starts background jobs with SIGINT ignored, and what they start inherits that, but no handler.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(
+                self.command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def finish(self):
         process = self.start()
