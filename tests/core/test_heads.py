@@ -1,6 +1,7 @@
 """The training loop, by heads so small that every step can be foretold."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from rph import RphError
 from rph.heads import (
+    Batch,
     Draw,
     Head,
     Training,
@@ -411,6 +413,37 @@ def test_heads_trained_together_are_those_trained_alone(optimiser, seeds):
     assert max(differences(together, alone)) < 1e-4
     found = [parameters["weight0"] for parameters in alone]
     assert not any(torch.allclose(a, b, atol=1e-3) for a, b in combinations(found, 2))
+
+
+@pytest.mark.parametrize(
+    ("own", "kind", "options"),
+    [
+        ({"optimiser": "adamw"}, torch.optim.AdamW, {"weight_decay": 0.3}),
+        ({"optimiser": "adam"}, torch.optim.Adam, {"weight_decay": 0.3}),
+        ({"optimiser": "sgd"}, torch.optim.SGD, {"weight_decay": 0.3}),
+        ({"optimiser": "sgd", "momentum": 0.9}, torch.optim.SGD, {"weight_decay": 0.3, "momentum": 0.9}),
+    ],
+)
+def test_a_step_is_that_of_torchs_own_optimiser(own, kind, options):
+    learner = head(learning_rate=0.05, weight_decay=0.3, batch=1000, epochs=6, cosine=False, **own)
+    start = {name: value.clone().requires_grad_() for name, value in learner.parameters.items()}
+    groups = [
+        {"params": [value for name, value in start.items() if name.startswith("bias")], "weight_decay": 0.0},
+        {"params": [value for name, value in start.items() if not name.startswith("bias")]},
+    ]
+    optimiser = kind(groups, **{"lr": 0.05, "weight_decay": 0.3, **options})
+    batch = Batch(
+        targets=learner.targets, constants={"share": torch.zeros(())}, parameters=start, draw=Draw()
+    )
+    for _ in range(6):
+        optimiser.zero_grad()
+        learner.loss(learner.forward(start, learner.X, Draw()), batch).backward()
+        optimiser.step()
+    rising = Script(*range(12))
+    rising.X = VAL.X
+    found = fit_heads([replace(learner, val=rising)])[0]
+    for name, value in start.items():
+        assert torch.allclose(found[name], value, atol=1e-5), name
 
 
 def test_heads_of_other_shapes_or_losses_are_trained_in_stacks_of_their_own():

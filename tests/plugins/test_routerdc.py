@@ -229,12 +229,6 @@ def test_permuted_models_with_permuted_embeddings_have_the_same_loss_at_the_star
     assert loss(other, Y[:, order]).item() == pytest.approx(loss(one, Y).item(), rel=1e-6)
 
 
-def test_the_deviation_of_the_initial_embeddings_is_that_of_the_authors_code():
-    assert routerdc.initial(200, 100, QUICK, chance(0, "initial"))["models"].std() == pytest.approx(
-        0.78, rel=0.02
-    )
-
-
 @each_form
 def test_scores_are_cosines_over_the_temperature(variant):
     router = fit(variant)
