@@ -88,11 +88,13 @@ class Store:
         self.notices: list[str] = []  # damage found and repaired, for the user to read
         path = folder / "trials.sqlite"
         with disk.disk_errors("opening the run store", folder), _explained(path):
-            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._create()
+            # Entering WAL mode does not wait for another process that does the same: it fails at once.
+            with FileLock(folder / "locks" / "open.lock"):
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._create()
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA:
             raise RphError(
@@ -215,10 +217,7 @@ class Store:
 
         The lock is the operating system's: a killed process holds nothing.
         """
-        folder = self.folder / "locks"
-        with disk.disk_errors("locking a cell", folder):
-            folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / f"{cell}.lock")
+        lock = FileLock(self.folder / "locks" / f"{cell}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from rph.heads import Batch, Draw, Forward, Parameters
 
 OTHERS = 3  # H: queries of other clusters in L2
-DEVIATION = (
-    0.1  # of the initial model embeddings: cosines do not see their length, but shorter ones turn faster
-)
+DEVIATION = 0.1  # of the initial model embeddings: no cosine sees their length, but shorter ones turn faster
 LARGE = 50_000  # training queries beyond which batches are larger
 NEVER = -1e9  # a similarity that adds nothing to a sum of exponentials
 

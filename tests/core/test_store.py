@@ -197,6 +197,26 @@ def test_two_processes_write_to_one_store(tmp_path):
     assert store.problems() == []
 
 
+def test_a_new_store_can_be_opened_by_several_processes_at_once(tmp_path):
+    opener = """
+        import sys
+        from pathlib import Path
+        from rph.store import Store
+        print("ready", flush=True)
+        for folder in sys.stdin.readline().split():
+            Store(Path(folder)).close()
+    """
+    processes = [run_python(opener, stdin=subprocess.PIPE) for _ in range(4)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
+    folders = " ".join(str(tmp_path / str(i)) for i in range(20))
+    for process in processes:
+        process.stdin.write(f"{folders}\n")
+        process.stdin.flush()
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+
+
 def test_a_held_cell_makes_the_other_process_wait(tmp_path):
     store = Store(tmp_path)
     other = """
