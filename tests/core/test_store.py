@@ -11,6 +11,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from rph.errors import RphError
 from rph.store import Failed, Identity, Scored, Store, digest
@@ -197,24 +198,23 @@ def test_two_processes_write_to_one_store(tmp_path):
     assert store.problems() == []
 
 
-def test_a_new_store_can_be_opened_by_several_processes_at_once(tmp_path):
+def test_processes_that_open_a_new_store_at_once_take_turns(tmp_path):
     opener = """
         import sys
         from pathlib import Path
         from rph.store import Store
-        print("ready", flush=True)
-        for folder in sys.stdin.readline().split():
-            Store(Path(folder)).close()
+        print("opening", flush=True)
+        Store(Path(sys.argv[1]))
+        print("open", flush=True)
     """
-    processes = [run_python(opener, stdin=subprocess.PIPE) for _ in range(4)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
-    folders = " ".join(str(tmp_path / str(i)) for i in range(20))
-    for process in processes:
-        process.stdin.write(f"{folders}\n")
-        process.stdin.flush()
-    for process in processes:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
+    (tmp_path / "locks").mkdir()
+    with FileLock(tmp_path / "locks" / "open.lock"):
+        process = run_python(opener, tmp_path)
+        assert process.stdout.readline() == "opening\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+    output, error = process.communicate(timeout=60)
+    assert output == "open\n", error
 
 
 def test_a_held_cell_makes_the_other_process_wait(tmp_path):
