@@ -288,6 +288,7 @@ class EncoderCard:
     dtype: str  # of the computation
     licence: str
     citation: str
+    files: tuple[File, ...] = ()  # of hf_id: weights, configuration, vocabulary
     fitted: bool = False  # learns from the train queries of each benchmark
     code_version: int = 1  # raised when the code changes the vectors
     aliases: tuple[str, ...] = ()
@@ -315,7 +316,7 @@ class File:
 
     repo: str
     path: str
-    revision: str  # 40 hex digits
+    revision: str  # 40 hex digits; or a branch, where none is known: pinned to its commit at the first pull
     repo_type: Literal["dataset", "model"] = "dataset"
     size: int | None = None  # bytes
     sha256: str | None = None  # None: the publisher gives none
@@ -332,10 +333,13 @@ class BenchmarkCard:
     url: str
     licence: str
     models: tuple[str, ...]  # () where options decide the pool
-    splits: dict[SplitName, int] | None  # counts of the full release; None where options decide them
+    splits: (
+        dict[SplitName, int] | None
+    )  # counts of the full release; None where options decide them or none is known
     costs: bool
     label_rule: str  # how published scores become labels
     split_rule: str
+    paper: dict[SplitName, int] | None = None  # counts in Table 8 of arXiv:2606.07587, where it is there
     files: tuple[File, ...] = ()
     aliases: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

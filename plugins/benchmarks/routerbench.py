@@ -6,9 +6,7 @@ as data (`rph.unpickle`) and converted once. What a reader would get wrong:
 - The cost columns stand in another order than the score columns; they are paired by model name.
 - A prompt is the text of a Python list of turns; the turns are joined by a blank line. Anything else stays as it is.
 - Some scores are fractions (GSM8K, MT-Bench): label = score >= threshold. A missing score stays missing.
-- The release has no split. Ours: queries in the order of the sha256 of their text, cut at int(.6 n) and int(.7 n), which
-  gives the counts of the routing-plateau paper, Table 8 (arXiv:2606.07587). Equal prompts go to one split together:
-  where a group is too large for the room left in a split, it goes to the next with room, and later ones fill the rest.
+- The release has no split; ours is `published.split_rows`, by the sha256 of the decoded prompt.
 - A file with another number of rows than the full release is a subset, and is named as one.
 """
 
@@ -16,13 +14,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
-import hashlib
 import re
 import warnings
-from collections import Counter
 from collections.abc import Sequence
-from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +25,11 @@ from rph import (
     BenchmarkSpec,
     File,
     RoutingDataset,
-    RphError,
     Split,
     UsageError,
     disk,
     hookimpl,
-    hub,
+    published,
     table,
     unpickle,
 )
@@ -45,11 +38,8 @@ from rph.lazy import np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rph.api import Float32
-
 VERSION = 1  # of the conversion: raised when its result changes
 THRESHOLD = 0.5
-PARTS = (0.6, 0.7)  # where train and val end
 REVISION = "784021482c3f320c6619ed4b3bb3b41a21424fcb"
 LICENCE = "none stated on the data card: not redistributed"
 MODELS = (  # in the order of the score columns
@@ -102,18 +92,15 @@ def load(shots: int = 0, path: str | None = None, threshold: float = THRESHOLD) 
             why="0 and 5 shots are released",
             fix="give shots=0 or shots=5",
         )
-    if not 0 < threshold <= 1:
-        raise UsageError(
-            f"routerbench: threshold={threshold:g} is not above 0 and at most 1",
-            why="label = score >= threshold, and scores are in [0, 1]",
-            fix=f"the default is {THRESHOLD:g}",
-        )
+    published.check_threshold("routerbench", threshold, THRESHOLD)
     file = FILES[shots]
     local = None if path is None else _local_file(Path(path).expanduser(), shots)
     content = file.sha256 if local is None else disk.sha256_file(local)
     dataset = table.cached(
         f"routerbench-{shots}shot-{content}-threshold{threshold!r}-v{VERSION}",
-        lambda: _convert(unpickle.read_frame(local or _fetched(file)), shots, threshold),
+        lambda: _convert(
+            unpickle.read_frame(local or published.fetched("routerbench", file)), shots, threshold
+        ),
     )
     if content != file.sha256 and not dataset.subset:
         warnings.warn(
@@ -125,14 +112,6 @@ def load(shots: int = 0, path: str | None = None, threshold: float = THRESHOLD) 
 
 
 # --- the file ---------------------------------------------------------------------------------------
-
-
-def _fetched(file: File) -> Path:
-    try:
-        return hub.fetch(file)
-    except RphError as error:
-        own = "or give a copy you have: --bench routerbench:path=FILE"
-        raise RphError(error.what, why=error.why, fix=f"{error.fix}; {own}") from error
 
 
 def _local_file(path: Path, shots: int) -> Path:
@@ -172,17 +151,17 @@ def _other_shots(path: Path, why: str, found: int, asked: int) -> UsageError:
 
 def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDataset:
     """The published table as three splits: labels [N, 11] by the threshold, costs [N, 11] in US dollars."""
-    _check_columns([str(column) for column in frame.columns])
+    published.check_columns("the table", [str(column) for column in frame.columns], COLUMNS)
     for column in ("sample_id", "prompt", "eval_name"):
         if missing := int(frame[column].isna().sum()):
             raise UsageError(
                 f"routerbench: column {column!r} has {missing} missing value(s)",
                 fix="use the publisher's file",
             )
-    ids = _unique(frame["sample_id"].astype(str).tolist())
+    ids = published.unique(frame["sample_id"].astype(str).tolist())
     queries = [decode_prompt(str(prompt)) for prompt in frame["prompt"]]
     tasks = frame["eval_name"].astype(str).tolist()
-    labels = _labels(_numbers(frame, MODELS), threshold, ids)
+    labels = published.labels("routerbench", _numbers(frame, MODELS), threshold, ids, MODELS)
     costs = _numbers(frame, [f"{model}|total_cost" for model in MODELS]).astype(np.float32)
     train, val, test = (
         Split(
@@ -192,7 +171,7 @@ def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDatase
             labels=labels[rows],
             costs=costs[rows],
         )
-        for rows in split_rows(queries)
+        for rows in published.split_rows(queries)
     )
     name = "routerbench" if shots == 0 else f"routerbench-{shots}shot"
     dataset = RoutingDataset(name=name, models=MODELS, train=train, val=val, test=test)
@@ -204,22 +183,6 @@ def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDatase
         dataset,
         name=f"{dataset.name}-subset-{len(frame)}-{dataset.fingerprint[:8]}",
         subset=f"{len(frame):,} rows; the full {shots}-shot release has {ROWS[shots]:,}. Not comparable with results on it",
-    )
-
-
-def _check_columns(columns: Sequence[str]) -> None:
-    repeated = [column for column, times in Counter(columns).items() if times > 1]
-    missing = [column for column in COLUMNS if column not in columns]
-    extra = [column for column in columns if column not in COLUMNS]
-    if not (repeated or missing or extra):
-        return
-    close = difflib.get_close_matches(missing[0], extra, n=1) if missing else []
-    parts = (("missing", missing), ("unexpected", extra), ("twice", repeated))
-    raise UsageError(
-        f"the table does not have RouterBench's {len(COLUMNS)} columns",
-        why="; ".join(f"{word}: {', '.join(names)}" for word, names in parts if names)
-        + (f" (is {close[0]!r} meant to be {missing[0]!r}?)" if close else ""),
-        fix="use the publisher's file; in one of your own, take out or rename these columns",
     )
 
 
@@ -244,20 +207,6 @@ def decode_prompt(raw: str) -> str:
     return raw
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Repeated names get #2, #3, ... in the order of the file."""
-    taken = set(names)
-    seen: set[str] = set()
-    unique = []
-    for name in names:
-        if name in seen:
-            name = next(new for i in count(2) if (new := f"{name}#{i}") not in taken)
-            taken.add(name)
-        seen.add(name)
-        unique.append(name)
-    return unique
-
-
 def _numbers(frame: pd.DataFrame, columns: Sequence[str]) -> Any:
     """Columns as float64 [N, columns], by name; missing is NaN."""
     try:
@@ -270,40 +219,6 @@ def _numbers(frame: pd.DataFrame, columns: Sequence[str]) -> Any:
         ) from error
 
 
-def _labels(scores: Any, threshold: float, ids: Sequence[str]) -> Float32:
-    """Scores [N, K] -> labels float32: 1 where score >= threshold, else 0; NaN stays NaN."""
-    outside = (scores < 0) | (scores > 1)
-    if outside.any():
-        i, m = np.argwhere(outside)[0]
-        raise UsageError(
-            f"routerbench: {int(outside.sum())} score(s) outside [0, 1]",
-            why=f"the first is {scores[i, m]:g}, of id {ids[i]!r} and model {MODELS[m]!r}",
-            fix="use the publisher's file",
-        )
-    labels: Float32 = np.where(np.isnan(scores), np.nan, scores >= threshold).astype(np.float32)
-    return labels
-
-
-def split_rows(queries: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-    """Row numbers of train, val and test by the frozen rule (see the module's docstring); sizes are exact.
-
-    Only where groups of equal prompts cannot be made to fit does a split get larger than its share: the last one.
-    """
-    keys = [hashlib.sha256(query.encode()).digest() for query in queries]
-    order = sorted(
-        range(len(queries)), key=lambda i: keys[i]
-    )  # stable: equal prompts stay in the file's order
-    a, b = (int(part * len(queries)) for part in PARTS)
-    room = [a, b - a, len(queries) - b]
-    splits: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for _, group in groupby(order, key=lambda i: keys[i]):
-        rows = list(group)
-        place = next((s for s in range(3) if room[s] >= len(rows)), 2)
-        splits[place].extend(rows)
-        room[place] -= len(rows)
-    return splits
-
-
 # --- registration -----------------------------------------------------------------------------------
 
 CARD = BenchmarkCard(
@@ -314,6 +229,7 @@ CARD = BenchmarkCard(
     licence=LICENCE + "; the authors' code is MIT",
     models=MODELS,
     splits={"train": 21_898, "val": 3_649, "test": 10_950},
+    paper={"train": 21_898, "val": 3_649, "test": 10_950},
     costs=True,
     label_rule=f"published score >= {THRESHOLD:g} (option threshold); a missing score is no label",
     split_rule="60/10/30: by sha256 of the decoded prompt, cut at int(.6 n) and int(.7 n), equal prompts together",

@@ -159,8 +159,7 @@ def _default_folder() -> Path:
 
 def _fetched() -> Path:
     """The folder in the hub's cache, after downloading what it lacks."""
-    *_, weights = [hub.fetch(file) for file in FILES]
-    return weights.parent
+    return hub.fetch_folder(FILES, of="minilm")
 
 
 def _package() -> tuple[Path | None, str]:
