@@ -3,8 +3,8 @@
     with FakeHub({"model.bin": b"..."}) as hub:
         ...  # HF_ENDPOINT=hub.endpoint, set before huggingface_hub is imported: use a subprocess
 
-Every repository name, data set or model, and every revision holds the same files. The routes and headers are the
-fewest that huggingface_hub needs for hf_hub_download and snapshot_download.
+Every repository, data set or model, holds the same `files`, or its own of `repos`; every revision is the same. The
+routes and headers are the fewest that huggingface_hub needs for hf_hub_download and snapshot_download.
 """
 
 from __future__ import annotations
@@ -18,24 +18,46 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" * 6 + "c0ff"  # what a branch name resolves to
-RESOLVE = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/([^/]+)/(.+)")
+RESOLVE = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 API = re.compile(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+).*)?")
 
 
 class FakeHub:
-    """Serves `files` {path in the repository: content}.
+    """Serves `files` {path in the repository: content}, or `repos` {repository: files}.
 
-    `status` makes every answer that HTTP status, with `error_code` as X-Error-Code (EntryNotFound, GatedRepo, ...).
-    `corrupt` serves bodies of the right size and the wrong content. `requests` lists "METHOD path".
+    `status` makes every answer that HTTP status, with `error_code` as X-Error-Code (EntryNotFound, GatedRepo, ...);
+    `failures` are the statuses of the first answers only. `corrupt` serves bodies of the right size and the wrong
+    content. `cut` closes the connection after so many bytes of a body, `cuts` times; `stall` sends so many of the first
+    and then nothing, and sets `stalled`. `commit` is what a branch stands for.
+    `requests` lists "METHOD path", `ranges` the ranges asked for, `tokens` the access tokens sent.
     """
 
     def __init__(
-        self, files: dict[str, bytes], *, status: int = 0, error_code: str = "", corrupt: bool = False
+        self,
+        files: dict[str, bytes] | None = None,
+        *,
+        repos: dict[str, dict[str, bytes]] | None = None,
+        status: int = 0,
+        error_code: str = "",
+        failures: tuple[int, ...] = (),
+        corrupt: bool = False,
+        cut: int | None = None,
+        cuts: int = 1,
+        stall: int | None = None,
+        commit: str = COMMIT,
     ) -> None:
-        self.files, self.status, self.error_code, self.corrupt = files, status, error_code, corrupt
+        self.files, self.repos, self.commit = files or {}, repos, commit
+        self.status, self.error_code, self.failures = status, error_code, list(failures)
+        self.corrupt, self.cut, self.cuts, self.stall = corrupt, cut, cuts, stall
+        self.stalled, self.over = threading.Event(), threading.Event()
         self.requests: list[str] = []
+        self.ranges: list[str] = []
+        self.tokens: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def held(self, repo: str) -> dict[str, bytes]:
+        return self.files if self.repos is None else self.repos.get(repo, {})
 
     @property
     def endpoint(self) -> str:
@@ -46,6 +68,7 @@ class FakeHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -70,43 +93,52 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(f"{self.command} {path}")
-        if self.hub.status:
-            self._send(
-                self.hub.status, b"", {"X-Error-Code": self.hub.error_code} if self.hub.error_code else {}
-            )
-        elif found := RESOLVE.fullmatch(path):
-            self._file(*found.groups())
+        hub = self.hub
+        hub.requests.append(f"{self.command} {path}")
+        hub.tokens.append(self.headers.get("Authorization") or "")
+        wanted = RESOLVE.fullmatch(path)
+        status = hub.failures.pop(0) if wanted and hub.failures else hub.status
+        if status:
+            self._send(status, b"", {"X-Error-Code": hub.error_code} if hub.error_code else {})
+        elif wanted:
+            self._file(*wanted.groups())
         elif found := API.fullmatch(path):
             self._info(*found.groups())
         else:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
 
-    def _file(self, revision: str, name: str) -> None:
-        if name not in self.hub.files:
+    def _file(self, repo: str, revision: str, name: str) -> None:
+        files = self.hub.held(repo)
+        if name not in files:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        body = self.hub.files[name]
-        headers = {"X-Repo-Commit": _commit(revision), "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
+        body = files[name]
+        headers = {
+            "X-Repo-Commit": self._commit(revision),
+            "ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+        }
         if self.hub.corrupt:
             body = bytes(byte ^ 0xFF for byte in body)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not wanted:
             self._send(200, body, headers)
             return
+        self.hub.ranges.append(wanted[0])
         start, end = int(wanted[1]), int(wanted[2] or len(body) - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
         self._send(206, body[start : end + 1], headers)
 
     def _info(self, repo: str, route: str | None, revision: str | None) -> None:
+        files = self.hub.held(repo)
         if route in ("tree", "paths-info"):
             answer: Any = [
                 {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                for name, body in self.hub.files.items()
+                for name, body in files.items()
             ]
         else:
-            siblings = [{"rfilename": name} for name in self.hub.files]
-            answer = {"id": repo, "sha": _commit(revision or "main"), "siblings": siblings}
+            siblings = [{"rfilename": name} for name in files]
+            answer = {"id": repo, "sha": self._commit(revision or "main"), "siblings": siblings}
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -115,9 +147,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if "ETag" not in headers:  # no file
             self.wfile.write(body)
+            return
+        if self.hub.stall is not None:
+            self.wfile.write(body[: self.hub.stall])
+            self.hub.stall = None
+            self.hub.stalled.set()
+            self.hub.over.wait(60)
+            self.close_connection = True
+            return
+        if self.hub.cut is not None and self.hub.cuts > 0 and len(body) > self.hub.cut:
+            self.hub.cuts -= 1
+            self.wfile.write(body[: self.hub.cut])
+            self.close_connection = True
+            return
+        self.wfile.write(body)
 
-
-def _commit(revision: str) -> str:
-    return revision if re.fullmatch(r"[0-9a-f]{40}", revision) else COMMIT
+    def _commit(self, revision: str) -> str:
+        return revision if re.fullmatch(r"[0-9a-f]{40}", revision) else self.hub.commit

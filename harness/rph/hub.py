@@ -225,7 +225,7 @@ def _transfer(file: File, endpoint: str | None) -> Path:
     """Download through one endpoint; what an earlier process got of the same content is kept."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     revision = _commit(file) or file.revision
     address = hf_hub_url(file.repo, file.path, revision=revision, repo_type=file.repo_type, endpoint=endpoint)

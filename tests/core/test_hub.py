@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,34 +25,51 @@ FILE = File(
     size=len(BODY),
     sha256=hashlib.sha256(BODY).hexdigest(),
 )
+BRANCH = File(repo="someone/table", path="data/table.pkl", revision="main")
 SCRIPT = """
 import time
-time.sleep = lambda seconds: None  # the client waits between its attempts
+time.sleep = lambda seconds: None  # between attempts
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = 1000  # bytes written at a time: 10 MB otherwise
 from rph import File, RphError, hub
 file = {file!r}
+steps = dict(
+    find=lambda: hub.find(file),
+    fetch=lambda: hub.fetch(file, of="toy"),
+    checked_by=lambda: hub.checked_by(file),
+)
 for step in {steps!r}:
     try:
-        print("RESULT", step, getattr(hub, step)(file), flush=True)
+        print("RESULT", step, steps[step](), flush=True)
     except RphError as error:
         print("ERROR", step, error, flush=True)
 """
 
 
-def client(tmp_path, endpoint, *steps, file=FILE, **environment):
-    """What the steps (`find`, `fetch`) print in a process that has this hub and a cache of its own."""
+def start(tmp_path, endpoint, *steps, file=FILE, **environment):
+    """A process that has this hub and caches of its own, and does the steps (`find`, `fetch`, `checked_by`)."""
     base = {k: v for k, v in os.environ.items() if k not in ("RPH_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN")}
-    done = subprocess.run(
+    own = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "hf"),
+        "RPH_HOME": str(tmp_path / "rph"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    return subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(file=file, steps=steps)],
-        check=False,
-        env=base
-        | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        | environment,
-        capture_output=True,
+        env=base | own | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+
+def client(*arguments, **options):
+    """What the steps print."""
+    process = start(*arguments, **options)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    return out
 
 
 def test_a_file_is_downloaded_once_and_then_found_without_asking(tmp_path):
@@ -59,6 +77,7 @@ def test_a_file_is_downloaded_once_and_then_found_without_asking(tmp_path):
         said = client(tmp_path, hub.endpoint, "find", "fetch").splitlines()
         assert said[0] == "RESULT find None"
         path = Path(said[1].removeprefix("RESULT fetch "))
+        assert path == tmp_path / "rph/hub/datasets--someone--table" / ("a" * 40) / FILE.path
         assert path.read_bytes() == BODY
         assert any("/datasets/someone/table/resolve/" + "a" * 40 in request for request in hub.requests)
         hub.requests.clear()
@@ -67,16 +86,107 @@ def test_a_file_is_downloaded_once_and_then_found_without_asking(tmp_path):
         assert hub.requests == []
 
 
+def test_the_hub_clients_own_cache_is_used_and_checked(tmp_path):
+    snapshot = tmp_path / "hf/hub/datasets--someone--table/snapshots" / FILE.revision / FILE.path
+    snapshot.parent.mkdir(parents=True)
+    snapshot.write_bytes(BODY)
+    said = client(tmp_path, "http://127.0.0.1:1", "find", "fetch", RPH_OFFLINE="1").splitlines()
+    assert said == [f"RESULT find {snapshot}", f"RESULT fetch {snapshot}"]
+    snapshot.write_bytes(BODY[:-1] + b"X")
+    assert "is not the published" in client(tmp_path, "http://127.0.0.1:1", "fetch", RPH_OFFLINE="1")
+
+
+def test_a_cut_connection_is_continued_where_it_broke(tmp_path):
+    with FakeHub({FILE.path: BODY}, cut=5000, cuts=2) as hub:
+        said = client(tmp_path, hub.endpoint, "fetch")
+    assert Path(said.strip().removeprefix("RESULT fetch ")).read_bytes() == BODY
+    assert hub.ranges == ["bytes=5000-", "bytes=10000-"]
+
+
+def test_a_killed_download_is_continued_by_the_next_process(tmp_path):
+    body = BODY * 10
+    file = File(repo="someone/table", path="t", revision="a" * 40, sha256=hashlib.sha256(body).hexdigest())
+    with FakeHub({file.path: body}, stall=100_000) as hub:
+        process = start(tmp_path, hub.endpoint, "fetch", file=file)
+        assert hub.stalled.wait(30)
+        folder = tmp_path / "rph/hub"
+        deadline = time.monotonic() + 20
+        while not any(f.stat().st_size for f in folder.rglob("*.partial")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+        said = client(tmp_path, hub.endpoint, "fetch", file=file)
+    got = int(hub.ranges[0].removeprefix("bytes=").removesuffix("-"))
+    assert 0 < got <= 100_000
+    assert Path(said.strip().removeprefix("RESULT fetch ")).read_bytes() == body
+    assert not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("failures", [(500,), (503, 500), (429,)])
+def test_a_passing_failure_is_asked_again(tmp_path, failures):
+    with FakeHub({FILE.path: BODY}, failures=failures) as hub:
+        said = client(tmp_path, hub.endpoint, "fetch")
+    assert said.startswith("RESULT fetch ")
+
+
+def test_a_lasting_failure_is_told(tmp_path):
+    with FakeHub({FILE.path: BODY}, status=500) as hub:
+        said = client(tmp_path, hub.endpoint, "fetch")
+    assert said.startswith("ERROR fetch the hub failed to give data/table.pkl")
+    assert "answers 500" in said
+
+
+def test_mirrors_are_tried_in_turn_and_never_given_the_token(tmp_path):
+    with (
+        FakeHub({FILE.path: BODY}, status=500) as hub,
+        FakeHub({FILE.path: BODY}, corrupt=True) as wrong,
+        FakeHub({FILE.path: BODY}) as good,
+    ):
+        mirrors = f"{wrong.endpoint}, {good.endpoint}"
+        said = client(tmp_path, hub.endpoint, "fetch", RPH_MIRRORS=mirrors, HF_TOKEN="hf_secret")
+    assert Path(said.strip().removeprefix("RESULT fetch ")).read_bytes() == BODY
+    assert "Bearer hf_secret" in hub.tokens
+    assert set(wrong.tokens + good.tokens) == {""}
+    assert wrong.requests and good.requests
+
+
+def test_without_a_published_hash_the_first_pull_is_recorded_and_required_ever_after(tmp_path):
+    with FakeHub({BRANCH.path: BODY}, commit="b" * 40) as hub:
+        said = client(tmp_path, hub.endpoint, "checked_by", "fetch", "checked_by", file=BRANCH).splitlines()
+        assert said[0] == "RESULT checked_by nothing yet: recorded at the first pull"
+        path = Path(said[1].removeprefix("RESULT fetch "))
+        assert path == tmp_path / "rph/hub/datasets--someone--table" / ("b" * 40) / BRANCH.path
+        assert said[2].startswith("RESULT checked_by sha256 recorded on 20")
+        # The branch moves on; what was pulled stays what it was, and another file comes from the same commit.
+        hub.files, hub.commit = {BRANCH.path: b"new", "other": b"more"}, "c" * 40
+        assert client(tmp_path, hub.endpoint, "fetch", file=BRANCH).strip() == f"RESULT fetch {path}"
+        other = File(repo=BRANCH.repo, path="other", revision="main")
+        assert f"{'b' * 40}/other" in client(tmp_path, hub.endpoint, "fetch", file=other)
+        path.write_bytes(BODY[:-1] + b"X")
+        said = client(tmp_path, hub.endpoint, "fetch", file=BRANCH)
+        assert "is not the published data/table.pkl" in said
+        path.unlink()
+        assert "is not the published" in client(
+            tmp_path, hub.endpoint, "fetch", file=BRANCH
+        )  # the hub's is new
+
+
 @pytest.mark.parametrize("variable", ["RPH_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_fails_at_once_and_names_the_file_and_the_next_step(tmp_path, variable):
+def test_offline_fails_at_once_and_names_the_file_and_the_command(tmp_path, variable):
     with FakeHub({FILE.path: BODY}) as hub:
         said = client(tmp_path, hub.endpoint, "fetch", **{variable: "1"})
         assert hub.requests == []
     assert "data/table.pkl of someone/table (revision aaaa" in said
-    assert (
-        f"fix: unset it and run the same command once, to download {hub.endpoint}/datasets/someone/table"
-        in said
-    )
+    assert f"so {hub.endpoint}/datasets/someone/table/resolve/" in said
+    assert "fix: unset it and run `rph data pull toy` once" in said
+
+
+def test_a_damaged_record_is_told(tmp_path):
+    folder = tmp_path / "rph/hub/datasets--someone--table"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text("{")
+    said = client(tmp_path, "http://127.0.0.1:1", "find", file=BRANCH)
+    assert "record.json is damaged" in said
 
 
 def test_a_download_of_the_wrong_content_is_refused_with_both_hashes(tmp_path):
