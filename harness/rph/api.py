@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rph.arrays import Float32 as Float32  # noqa: PLC0414 - plugins take it from here
 
 MAX_VARIANTS = 15  # paper, App. E.4: at most 15 variants of a method, so that none gets more tries
-SPLITS = ("train", "val", "test")
 SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 # --- a benchmark in memory --------------------------------------------------------------------------
@@ -257,7 +257,10 @@ def _short(value: Any) -> str:
 
 
 class Encoder(Protocol):
-    """Text to embeddings. Building one is cheap: weights are loaded at the first `encode`."""
+    """Text to embeddings. Building one is cheap: weights are loaded at the first `encode`.
+
+    An encoder that cuts long texts may have an attribute `cut`: how many texts it has cut so far.
+    """
 
     def identity(self) -> str:
         """Names the exact weights (a revision or a sha256) without loading them; part of the cache key."""
@@ -289,6 +292,9 @@ class EncoderCard:
     licence: str
     citation: str
     files: tuple[File, ...] = ()  # of hf_id: weights, configuration, vocabulary
+    stored: Literal["float32", "float16"] = (
+        "float32"  # in the embedding cache; half the space, and read as a copy
+    )
     fitted: bool = False  # learns from the train queries of each benchmark
     code_version: int = 1  # raised when the code changes the vectors
     aliases: tuple[str, ...] = ()

@@ -193,7 +193,7 @@ def embed(
     strict_plugins: Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Fill the embedding cache, so that later runs only read it.
+    """Fill the embedding cache, so that later runs only read it; `--encoder all` is every installed encoder.
 
     Example: rph embed --bench synthetic --encoder lsa
     """
@@ -202,33 +202,43 @@ def embed(
     from rph import embed as cache
     from rph import run
 
-    rows = []
+    rows, failed = [], []
     with _progress() as progress, _interruptible():
         on = run.resolve_device(device)
-        built = [run.build_encoder(registry, name) for name in encoder]
+        built = [run.build_encoder(registry, name) for name in run.expand(registry, "encoder", encoder)]
         for load in [run.benchmark_loader(registry, name) for name in bench]:
             dataset = load()
             for one in built:
                 what = f"{dataset.name} x {one.label}"
-                made = cache.embed(
-                    dataset,
-                    one.spec,
-                    one.encoder,
-                    device=on,
-                    progress=lambda done, total, what=what: progress.embedding(what, done, total),  # type: ignore[misc]
-                )
+                try:
+                    made = cache.embed(
+                        dataset,
+                        one.spec,
+                        one.encoder,
+                        device=on,
+                        progress=lambda done, total, what=what: progress.embedding(what, done, total),  # type: ignore[misc]
+                    )
+                except RphError as error:  # the other encoders go on
+                    failed.append((what, error))
+                    continue
                 rows.append(
                     {
                         "bench": dataset.name,
                         "encoder": one.label,
                         "queries": len(made.train) + len(made.val) + len(made.test),
                         "dim": made.train.shape[1],
+                        "cut": made.cut,
                         "cached": made.cached,
                         "seconds": round(made.seconds, 3),
                         "path": str(made.path),
                     }
                 )
-    _print_rows(rows, as_json)
+    if rows or not failed:
+        _print_rows(rows, as_json)
+    for what, failure in failed:
+        typer.echo(f"error: {what}: {failure}", err=True)
+    if failed:
+        raise typer.Exit(max(failure.exit_code for _, failure in failed))
 
 
 @analyze_app.command("identities")
@@ -362,28 +372,34 @@ class Progress:
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, progress.TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}  # when, and how much was done already
         self._said = time.monotonic()
 
     def note(self, text: str) -> None:
         self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def embedding(self, what: str, done: int, total: int) -> None:
-        self._update(f"encoding {what}", done, total)
+        self._update(f"encoding {what}", done, total, "queries/s")
 
     def trial(self, cell: str, done: int, total: int) -> None:
         self._update(cell, done, total)
 
-    def _update(self, what: str, done: int, total: int) -> None:
+    def _update(self, what: str, done: int, total: int, unit: str = "") -> None:
+        now = time.monotonic()
         if what not in self._tasks:
-            self._tasks[what] = self.bars.add_task(what, total=total)
-        self.bars.update(self._tasks[what], completed=done, total=total)
-        if not self.console.is_terminal and time.monotonic() - self._said > LOG_EVERY:
-            self._said = time.monotonic()
-            self.note(f"{what}: {done} of {total}")
+            self._tasks[what] = self.bars.add_task(what, total=total, rate="")
+            self._begun[what] = (now, done)
+        since, already = self._begun[what]
+        rate = f"{(done - already) / (now - since):.1f} {unit}" if unit and done > already else ""
+        self.bars.update(self._tasks[what], completed=done, total=total, rate=rate)
+        if not self.console.is_terminal and now - self._said > LOG_EVERY:
+            self._said = now
+            self.note(f"{what}: {done} of {total}" + (f", {rate}" if rate else ""))
 
 
 @contextlib.contextmanager
@@ -715,6 +731,68 @@ def data_verify(
     _print_rows(rows, as_json)
     if wrong:
         raise RphError(f"{wrong} file(s) are not what was published", fix="delete them and fetch them again")
+
+
+@data_app.command("import")
+def data_import(
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="Results as CSV, JSONL or Parquet; or give --bench.")
+    ] = None,
+    bench: Annotated[
+        str | None, typer.Option(help="A benchmark instead of a file: NAME, or NAME:path=FOLDER.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The new benchmark's name [default: the folder's].")
+    ] = None,
+    columns: Annotated[str, typer.Option(help="What your columns are: query=prompt,correct=score,...")] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="Label = correct >= this; without it, correct as it is.")
+    ] = None,
+    citation: Annotated[str, typer.Option(help="What to cite for it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make a benchmark folder of your own results, and tell what was left out.
+
+    A file is long (a row per query and model: query, model, correct) or wide (a row per query: query,
+    correct/MODEL); id, task, split (train, val, test) and cost or cost/MODEL (US dollars per call) are optional.
+
+    Example: rph data import results.csv --out my-bench --name my-bench
+    """
+    from rph import importing, run, table
+
+    name = name or out.name
+    with _progress(), _interruptible():
+        if file is not None and bench is None:
+            rows = importing.read(file, importing.renames(columns))
+            dataset, notes = importing.convert(str(file), rows, name=name, threshold=threshold)
+            report = importing.report(dataset, rows.num_rows, notes)
+            source = f"{file.name}, sha256 {disk.sha256_file(file)}"
+            labels = "correct, as given" if threshold is None else f"1 where correct >= {threshold:g}, else 0"
+        elif bench is not None and file is None:
+            if columns or threshold is not None:
+                raise UsageError(
+                    "--columns and --threshold are for files",
+                    why=f"{bench} has columns and a label rule of its own",
+                    fix="leave them out; `rph show NAME` names a benchmark's options",
+                )
+            registry = _registry(None, False)
+            card = registry.load("benchmark", run.parse_name(bench)[0]).spec.card
+            dataset = dataclasses.replace(run.benchmark_loader(registry, bench)(), name=name)
+            report = importing.report(dataset, len(dataset.train) + len(dataset.val) + len(dataset.test))
+            source, labels, citation = bench, card.label_rule, citation or card.citation
+        else:
+            raise UsageError(
+                "what is to be imported?",
+                why="a file and --bench exclude each other",
+                fix="rph data import FILE --out FOLDER, or rph data import --bench NAME --out FOLDER",
+            )
+        table.write(dataset, out, citation=citation, source=source, labels=labels)
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(report), "folder": str(out)}, indent=1))
+        return
+    for key, text in [*report.lines(), ("folder", str(out))]:
+        typer.echo(f"{key:9}  {text}")
 
 
 def _files(name: str | None = None) -> list[tuple[str, File]]:

@@ -1,8 +1,8 @@
 """Queries to embeddings, computed once and cached: one entry per benchmark and encoder.
 
-An entry is the folder `RPH_HOME/embeddings/<encoder>/<key>/` with `embeddings.npy` (float32 [N, d], the rows
-of train, val and test in that order) and `meta.json` (everything in the key, a checksum, where the vectors
-came from). It appears whole or not at all, and is checked whenever it is opened: a damaged entry is said
+An entry is the folder `RPH_HOME/embeddings/<encoder>/<key>/` with `embeddings.npy` ([N, d], the rows of train, val and
+test in that order, float32 unless the card says float16) and `meta.json` (everything in the key, a checksum, where the
+vectors came from, how many queries were longer than the encoder takes). It appears whole or not at all, and is checked whenever it is opened: a damaged entry is said
 and encoded again.
 
 The key names the queries and everything on the encoder's card that decides a vector. The device and the
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 FORMAT = "rph-embeddings/1"
 CHUNK = 512  # texts encoded between two checkpoints: seconds of work on a CPU, and a progress bar that moves
-CHUNK_RECORD = ("rows", "dim", "sha256", "seconds")
+CHUNK_RECORD = ("rows", "dim", "sha256", "seconds", "cut")
 ROWS = 2048  # rows moved at once when a finished matrix is put in order
 DECIDES = (  # the fields of a card that decide a vector
     "name",
@@ -64,7 +64,10 @@ Progress = Callable[[int, int], None]  # (queries done, queries in all)
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """The embeddings of a benchmark's splits: read-only views of one memory-mapped file, never copied."""
+    """The embeddings of a benchmark's splits: read-only views of one memory-mapped file, never copied.
+
+    Only where the file is float16 are they a float32 copy of it.
+    """
 
     train: Float32  # [N_train, d]
     val: Float32  # [N_val, d]
@@ -73,6 +76,7 @@ class Embeddings:
     path: Path  # the entry's folder
     cached: bool  # found, not computed by this call
     seconds: float  # that encoding took when it was done, waits and kills not counted
+    cut: int | None  # queries of which the encoder saw the beginning only; None: it does not say
 
 
 def embed(
@@ -121,12 +125,10 @@ def key(dataset: RoutingDataset, card: EncoderCard, identity: str) -> str:
 
 
 def _key_parts(dataset: RoutingDataset, card: EncoderCard, identity: str) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "dataset": dataset.fingerprint,
-        "identity": identity,
-        "card": {name: getattr(card, name) for name in DECIDES},
-    }
+    decides = {name: getattr(card, name) for name in DECIDES}
+    if card.stored != "float32":  # so that entries older than this field are still found
+        decides["stored"] = card.stored
+    return {"format": FORMAT, "dataset": dataset.fingerprint, "identity": identity, "card": decides}
 
 
 def _canonical(value: Any) -> str:
@@ -160,8 +162,9 @@ def _opened(
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _Damaged(f"{type(error).__name__}: {error}") from error
     train, val, test = (len(split) for _, split in dataset.splits())
-    if X.dtype != np.float32 or X.ndim != 2 or len(X) != train + val + test:
+    if X.dtype != parts["card"].get("stored", "float32") or X.ndim != 2 or len(X) != train + val + test:
         raise _Damaged(f"embeddings.npy is {X.dtype} {X.shape}")
+    X = X.astype(np.float32, copy=False)
     return Embeddings(
         train=X[:train],
         val=X[train : train + val],
@@ -170,6 +173,7 @@ def _opened(
         path=folder,
         cached=cached,
         seconds=meta["seconds"],
+        cut=meta.get("cut"),
     )
 
 
@@ -231,9 +235,10 @@ def _encode(
         with _encoder_errors(card, "was fitted on the train queries"):
             encoder.fit(texts[: len(dataset.train)])
     for chunk in chunks[partial.chunks :]:
+        cut_before = getattr(encoder, "cut", None)
         with _encoder_errors(card, f"encoded {len(chunk)} queries, the first {ids[min(chunk)]!r}"):
             X = np.asarray(encoder.encode([texts[i] for i in chunk], device=device), dtype=np.float32)
-        if problem := _broken(X, chunk, ids, card.dim or partial.dim):
+        if problem := _broken(X, chunk, ids, card.dim or partial.dim, np.dtype(card.stored)):
             shutil.rmtree(partial.path)  # rows of an encoder known to be wrong are not worth resuming
             raise RphError(
                 f"encoder {card.name!r} {problem}",
@@ -242,15 +247,22 @@ def _encode(
             )
         now = time.perf_counter()
         with disk.disk_errors("caching embeddings", folder):
-            partial.append(X, now - started)
+            partial.append(X, now - started, None if cut_before is None else encoder.cut - cut_before)  # type: ignore[attr-defined]
         started = now
         progress(partial.rows, len(ids))
-    _publish(
-        folder, partial, order, {"key_parts": parts, "encoder": card.name, "dataset": dataset.name, **made_by}
-    )
+    if partial.cut:
+        warnings.warn(
+            f"{dataset.name} x {card.name}: {partial.cut:,} of {len(ids):,} queries are longer than "
+            f"{card.max_tokens} tokens; only their beginning is encoded",
+            stacklevel=4,
+        )
+    said = {"key_parts": parts, "encoder": card.name, "dataset": dataset.name, "cut": partial.cut, **made_by}
+    _publish(folder, partial, order, said, np.dtype(card.stored))
 
 
-def _publish(folder: Path, partial: _Partial, order: NDArray[np.intp], meta: dict[str, Any]) -> None:
+def _publish(
+    folder: Path, partial: _Partial, order: NDArray[np.intp], meta: dict[str, Any], stored: np.dtype[Any]
+) -> None:
     """Write the rows of a finished partial entry in the dataset's order, with what is known of them."""
     place = np.argsort(order)  # place[i]: where query i stands in encoding order
     shape = (len(order), partial.dim)
@@ -262,10 +274,10 @@ def _publish(folder: Path, partial: _Partial, order: NDArray[np.intp], meta: dic
             shutil.rmtree(folder)  # damaged, or it would have been used
         with disk.new_folder(folder, "caching embeddings") as temporary:
             with (temporary / "embeddings.npy").open("wb") as file:
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                header = {"descr": stored.newbyteorder("<").str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for start in range(0, len(order), ROWS):
-                    file.write(encoded[place[start : start + ROWS]].data)
+                    file.write(encoded[place[start : start + ROWS]].astype(stored, copy=False).data)
             meta |= {
                 "shape": shape,
                 "sha256": disk.sha256_file(temporary / "embeddings.npy"),
@@ -292,6 +304,7 @@ class _Partial:
         self.chunks = self.rows = self.size = 0
         self.dim = 0  # 0 until the first chunk is there
         self.seconds = 0.0
+        self.cut: int | None = None
 
     def journal(self) -> list[dict[str, Any]]:
         """The header and one record per chunk, up to the first line that a kill cut short."""
@@ -335,7 +348,7 @@ class _Partial:
         with disk.new_file(self.lines, "caching embeddings") as temporary:
             temporary.write_text("".join(_canonical(entry) + "\n" for entry in kept))
 
-    def append(self, X: Float32, seconds: float) -> None:
+    def append(self, X: Float32, seconds: float, cut: int | None) -> None:
         """Add one chunk: its rows first, then the line that makes them count."""
         rows = X.tobytes()
         entry = {
@@ -343,6 +356,7 @@ class _Partial:
             "dim": X.shape[1],
             "sha256": hashlib.sha256(rows).hexdigest(),
             "seconds": seconds,
+            "cut": cut,
         }
         try:
             _append(self.data, rows)
@@ -358,6 +372,8 @@ class _Partial:
         self.dim = entry["dim"]
         self.size += entry["rows"] * entry["dim"] * 4
         self.seconds += entry["seconds"]
+        if entry["cut"] is not None:
+            self.cut = (self.cut or 0) + entry["cut"]
 
 
 def _append(path: Path, content: bytes) -> None:
@@ -385,7 +401,7 @@ def _encoder_errors(card: EncoderCard, doing: str) -> Iterator[None]:
         ) from error
 
 
-def _broken(X: Float32, chunk: NDArray[np.intp], ids: Sequence[str], dim: int) -> str:
+def _broken(X: Float32, chunk: NDArray[np.intp], ids: Sequence[str], dim: int, stored: np.dtype[Any]) -> str:
     """What is wrong with the rows that an encoder gave for the queries in `chunk`; "" where nothing is.
 
     `dim` is 0 where any dimension will do. The query named is the first in the benchmark's order.
@@ -400,6 +416,8 @@ def _broken(X: Float32, chunk: NDArray[np.intp], ids: Sequence[str], dim: int) -
     bad = chunk[~np.isfinite(X).all(axis=1)]
     if len(bad):
         return f"returned NaN or infinity for {len(bad)} of {len(chunk)} queries, the first {ids[min(bad)]!r}"
+    if stored == np.float16 and np.abs(X).max(initial=0) > np.finfo(np.float16).max:
+        return f"returned {np.abs(X).max():g}, which float16, its card's `stored`, cannot hold, {asked}"
     return ""
 
 

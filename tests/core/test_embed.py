@@ -249,8 +249,54 @@ def test_the_weights_and_the_queries_change_the_key_but_the_words_about_them_do_
 
 
 def test_every_field_of_a_card_is_either_in_the_key_or_known_to_be_words():
-    words = {"title", "licence", "citation", "aliases", "notes"}
-    assert set(embed.DECIDES) | words == set(CARD.__dataclass_fields__)
+    words = {"title", "licence", "citation", "files", "aliases", "notes"}
+    assert set(embed.DECIDES) | words | {"stored"} == set(CARD.__dataclass_fields__)
+
+
+# --- what the encoder cannot see, what the file cannot hold ------------------------------------------
+
+
+class Cutting(Tiny):
+    """Sees the first 15 characters of a text."""
+
+    cut = 0
+
+    def encode(self, texts, *, device):
+        self.cut += sum(len(text) > 15 for text in texts)
+        if self.cut > self.stop:
+            raise OSError("stopped")
+        return super().encode(texts, device=device)
+
+    stop = 10**9
+
+
+def test_queries_that_were_cut_are_counted_said_and_kept_also_over_a_failure():
+    data = dataset()
+    long = sum(len(query) > 15 for _, part in data.splits() for query in part.queries)
+    broken = Cutting()
+    broken.stop = 10
+    with pytest.raises(RphError, match="stopped"):
+        made(data, broken)
+    with pytest.warns(UserWarning, match=rf"{long} of 60 queries are longer than None tokens"):
+        assert made(data, Cutting()).cut == long
+    assert made(data, Cutting()).cut == long  # from the cache
+    assert made(dataset(train=31)).cut is None  # an encoder that does not say
+
+
+def test_a_card_may_keep_half_precision():
+    half = replace(CARD, stored="float16")
+    got = made(dataset(), card=half)
+    on_disk = np.load(got.path / "embeddings.npy")
+    assert on_disk.dtype == np.float16
+    wanted = expected(dataset().train.queries)
+    assert np.array_equal(got.train, wanted.astype(np.float16).astype(np.float32))
+    assert got.path != made(dataset()).path
+    assert made(dataset(), card=half).cached
+
+
+def test_what_half_precision_cannot_hold_is_refused():
+    with pytest.raises(RphError, match=r"returned 70000, which float16"):
+        made(dataset(), Returning(lambda X: X * 0 + 70_000), card=replace(CARD, stored="float16"))
 
 
 # --- damage -----------------------------------------------------------------------------------------
