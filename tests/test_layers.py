@@ -16,13 +16,12 @@ PLUGIN_FILES = sorted(p for p in ROOT.glob("plugins/*/*.py") if p.stem != "__ini
 # Each core module may import only those named before it. The types of rph.api may be named anywhere.
 LAYERS = [
     "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "testing", "neighbours",
-    "clusters", "heads", "headrouter", "unpickle", "hub", "table", "embed", "store", "trials", "protocol", "results", "run", "analysis", "report",
-    "cli", "__main__",
+    "clusters", "heads", "headrouter", "unpickle", "hub", "sentence", "table", "published", "importing", "nine", "embed",
+    "store", "trials", "protocol", "results", "run", "analysis", "report", "cli", "__main__",
 ]  # fmt: skip
 PUBLIC = {
     "rph", "rph.api", "rph.arrays", "rph.lazy", "rph.neighbours", "rph.clusters", "rph.heads", "rph.headrouter",
-    "rph.table",
-    "rph.unpickle", "rph.hub", "rph.disk", "rph.metrics",
+    "rph.table", "rph.unpickle", "rph.hub", "rph.disk", "rph.metrics", "rph.published", "rph.nine", "rph.sentence",
 }  # fmt: skip
 
 HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers"}
@@ -97,7 +96,8 @@ def test_each_plugin_file_is_published_under_its_own_name():
         f"{p.parent.name.removesuffix('s')}-{p.stem.replace('_', '-')}": f"rph_plugins.{p.parent.name}.{p.stem}"
         for p in PLUGIN_FILES
     }
-    assert points == expected
+    # A file's name cannot hold the dots of a model's, as in qwen2.5-0.5b.
+    assert {name.replace(".", ""): target for name, target in points.items()} == expected
 
 
 @pytest.mark.parametrize("path", [*LIGHT, *PLUGIN_FILES], ids=short)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rph.registry import Kind, Plugin, Registry
     from rph.run import Outcome
 
+WITH_FILES: tuple[Kind, ...] = ("benchmark", "encoder")  # kinds of plugins whose cards name files
 LOG_EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
 
 app = typer.Typer(
@@ -534,26 +535,12 @@ def show(
 
     Example: rph show knn
     """
+    from rph import published
     from rph.api import variant_name
     from rph.registry import KINDS
 
     registry = _registry(plugin, strict_plugins)
-    found = []
-    for kind in KINDS:
-        with contextlib.suppress(UsageError):
-            found.append(registry.load(kind, name))
-    if not found:
-        import difflib
-
-        every = sorted({n for kind in KINDS for n in registry.names(kind)})
-        close = difflib.get_close_matches(name, every, n=3)
-        raise UsageError(
-            f"no router, encoder or benchmark is named {name!r}",
-            why=f"did you mean {' or '.join(map(repr, close))}?"
-            if close
-            else f"installed: {', '.join(every)}",
-            fix="`rph list routers`, `rph list encoders` and `rph list benchmarks` name them all",
-        )
+    found = _named(registry, name, KINDS)
     cards = []
     for one in found:
         card = _card(one)
@@ -561,6 +548,7 @@ def show(
             card["variants"] = [variant_name(variant) for variant in one.spec.grid]
         if one.source.kind == "benchmark":
             card["options"] = one.spec.options
+            card["differs"] = published.paper_note(one.spec.card)
         cards.append(card)
     if as_json:
         typer.echo(json.dumps(cards, indent=1))
@@ -659,32 +647,68 @@ def _card(plugin: Plugin) -> dict[str, Any]:
 
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
-    """The files that benchmarks need: which are here, how big, under which licence.
+    """The files that benchmarks and encoders need: which are here, how big, under which licence.
 
     Example: rph data list
     """
     from rph import hub
 
     rows = []
-    for name, file in _files():
+    for plugin, file in _files():
         path = hub.find(file)
+        size = path.stat().st_size if path is not None else hub.size(file)
         rows.append(
             {
-                "benchmark": name,
+                "for": plugin.name,
                 "file": f"{file.repo}/{file.path}",
-                "revision": file.revision,
-                "megabytes": None if file.size is None else round(file.size / 1e6, 1),
-                "sha256": file.sha256 or "not given by the publisher",
+                "revision": file.revision if as_json else file.revision[:10],
+                "megabytes": None if size is None else round(size / 1e6, 1),
+                "checked by": hub.checked_by(file),
                 "licence": file.licence or "not stated",
                 "here": path is not None,
+                **({"citation": plugin.spec.card.citation} if as_json else {}),
             }
         )
     _print_rows(rows, as_json)
 
 
+@data_app.command("pull")
+def data_pull(
+    names: Annotated[list[str], typer.Argument(help="Benchmarks and encoders.", metavar="NAME...")],
+    as_json: Json = False,
+) -> None:
+    """Download what benchmarks and encoders need, and check it; what is here already is only checked.
+
+    A download that was stopped goes on where it was. RPH_MIRRORS names other endpoints, separated by commas.
+
+    Example: rph data pull routerbench mpnet
+    """
+    from rph import hub
+
+    rows = []
+    with _interruptible():
+        for name in names:
+            for plugin, file in _files(name):
+                there = hub.find(file) is not None
+                path = hub.fetch(file, of=plugin.name)
+                rows.append(
+                    {
+                        "for": plugin.name,
+                        "file": f"{file.repo}/{file.path}",
+                        "megabytes": round(path.stat().st_size / 1e6, 1),
+                        "checked by": hub.checked_by(file),
+                        "was here": there,
+                        "path": str(path),
+                    }
+                )
+    _print_rows(rows, as_json)
+
+
 @data_app.command("path")
-def data_path(name: Annotated[str, typer.Argument(help="A benchmark.")], as_json: Json = False) -> None:
-    """Print where a benchmark's files are.
+def data_path(
+    name: Annotated[str, typer.Argument(help="A benchmark or an encoder.")], as_json: Json = False
+) -> None:
+    """Print where the files of a benchmark or an encoder are.
 
     Example: rph data path routerbench
     """
@@ -702,13 +726,13 @@ def data_path(name: Annotated[str, typer.Argument(help="A benchmark.")], as_json
         raise RphError(
             f"{len(missing)} of {len(rows)} files of {name!r} are not here",
             why=", ".join(f"{file.repo}/{file.path}" for file in missing),
-            fix=f"`rph eval --bench {name} ...` downloads what it needs; or give a file: `rph show {name}`",
+            fix=f"`rph data pull {name}` downloads them; or give files of yours: `rph show {name}`",
         )
 
 
 @data_app.command("verify")
 def data_verify(
-    name: Annotated[str | None, typer.Argument(help="A benchmark; all without it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A benchmark or an encoder; all without it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check size and sha256 of the files that are here. Exit code 1 if one is wrong.
@@ -718,19 +742,26 @@ def data_verify(
     from rph import hub
 
     rows, wrong = [], 0
-    for bench, file in _files(name):
+    for plugin, file in _files(name):
         path = hub.find(file)
         status = "not here"
         if path is not None:
             try:
                 hub.verify(file, path)
-                status = "ok" if file.sha256 else "size only: the publisher gives no sha256"
+                status = "ok" if hub.sha256(file) else "never checked"
             except RphError as error:
                 status, wrong = str(error), wrong + 1
-        rows.append({"benchmark": bench, "file": f"{file.repo}/{file.path}", "status": status})
+        rows.append(
+            {
+                "for": plugin.name,
+                "file": f"{file.repo}/{file.path}",
+                "checked by": hub.checked_by(file),
+                "status": status,
+            }
+        )
     _print_rows(rows, as_json)
     if wrong:
-        raise RphError(f"{wrong} file(s) are not what was published", fix="delete them and fetch them again")
+        raise RphError(f"{wrong} file(s) are not what was published", fix="delete them and pull them again")
 
 
 @data_app.command("import")
@@ -795,11 +826,40 @@ def data_import(
         typer.echo(f"{key:9}  {text}")
 
 
-def _files(name: str | None = None) -> list[tuple[str, File]]:
-    """(benchmark, file) for one benchmark, or for all usable ones."""
+def _files(name: str | None = None) -> list[tuple[Plugin, File]]:
+    """The files of one benchmark or encoder, or of all usable ones, each with its plugin."""
     registry = _registry(None, False)
-    loaded = [registry.load("benchmark", name)] if name else _load_all(registry, "benchmark")[0]
-    return [(plugin.name, file) for plugin in loaded for file in plugin.spec.card.files]
+    if name is None:
+        plugins = [plugin for kind in WITH_FILES for plugin in _load_all(registry, kind)[0]]
+        return [(plugin, file) for plugin in plugins for file in plugin.spec.card.files]
+    plugins = _named(registry, name, WITH_FILES)
+    found = [(plugin, file) for plugin in plugins for file in plugin.spec.card.files]
+    if not found:
+        raise UsageError(
+            f"{plugins[0].source.kind} {name!r} has no published files",
+            why="it makes them itself, or reads files of yours",
+            fix=f"`rph show {name}` says what it needs",
+        )
+    return found
+
+
+def _named(registry: Registry, name: str, kinds: Sequence[Kind]) -> list[Plugin]:
+    """The plugins of these kinds that have the name, one or more; UsageError where there is none."""
+    found = []
+    for kind in kinds:
+        with contextlib.suppress(UsageError):
+            found.append(registry.load(kind, name))
+    if found:
+        return found
+    import difflib
+
+    every = sorted({n for kind in kinds for n in registry.names(kind)})
+    close = difflib.get_close_matches(name, every, n=3)
+    raise UsageError(
+        f"no {' or '.join(kinds)} is named {name!r}",
+        why=f"did you mean {' or '.join(map(repr, close))}?" if close else f"installed: {', '.join(every)}",
+        fix=f"{', '.join(f'`rph list {kind}s`' for kind in kinds)} name them all",
+    )
 
 
 # --- the machine ------------------------------------------------------------------------------------

@@ -61,11 +61,11 @@ def fetch_folder(files: Sequence[File], *, of: str) -> Path:
 
 
 def checked_by(file: File) -> str:
-    """What a copy of the file is compared with."""
+    """What a copy of the file is compared with; "first pull" where that will be recorded."""
     if file.sha256 is not None:
-        return "sha256 of the publisher"
+        return "publisher's sha256"
     recorded = _recorded(file)
-    return f"sha256 recorded on {recorded['on']}" if recorded else "nothing yet: recorded at the first pull"
+    return f"sha256 recorded on {recorded['on']}" if recorded else "first pull"
 
 
 def sha256(file: File) -> str | None:
@@ -188,7 +188,7 @@ def _download(file: File, of: str) -> Path:
         raise RphError(
             f"{what} is not on this machine",
             why=f"RPH_OFFLINE or HF_HUB_OFFLINE is set, so {address} was not asked",
-            fix=f"unset it and run `rph data pull {of}` once",
+            fix=f"unset it and run `rph data pull {of}`, or the same command, once",
         )
     folder = _folder(file)
     with disk.disk_errors("downloading", folder):

@@ -161,31 +161,21 @@ def _inside(folder: Path, split: str, name: str) -> Path:
 
 
 def _read_split(path: Path, models: Sequence[str], *, costs: bool) -> Split:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise UsageError(f"{path} does not exist", why=f"{HEAD} names it as a split", fix="correct `splits`")
-    try:
-        rows = pq.ParquetFile(path).read()  # read_table would add columns for a folder named a=b
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(
-            f"{path} cannot be read as Parquet",
-            why=str(error).splitlines()[0],
-            fix="write it again as Parquet",
-        ) from error
+    rows = parquet(path)
     names = rows.column_names
     if repeated := _repeated(names):
         raise UsageError(f"{path} has the column {repeated!r} twice", fix="keep one of them")
     known_p = any(name.startswith("p_correct/") for name in names)
     kinds = ["correct", *(["cost"] if costs else []), *(["p_correct"] if known_p else [])]
     _check_columns(path, names, models, kinds, costs=costs)
-    ids = _texts(path, rows, "id")
-    matrices = {kind: _matrix(path, rows, kind, models, ids) for kind in kinds}
+    ids = texts(path, rows, "id")
+    matrices = {kind: matrix(path, rows, kind, models, ids) for kind in kinds}
     return Split(
         ids=ids,
-        queries=_texts(path, rows, "query", ids),
-        tasks=_texts(path, rows, "task", ids) if "task" in names else [""] * len(ids),
+        queries=texts(path, rows, "query", ids),
+        tasks=texts(path, rows, "task", ids) if "task" in names else [""] * len(ids),
         labels=matrices["correct"],
         costs=matrices.get("cost"),
         p_correct=matrices.get("p_correct"),
@@ -233,7 +223,24 @@ def _check_columns(
         )
 
 
-def _texts(path: Path, rows: Any, name: str, ids: Sequence[str] = ()) -> list[str]:
+def parquet(path: Path, choose: Callable[[Any], list[str] | None] = lambda schema: None) -> Any:
+    """A Parquet file as a pyarrow table: the columns that `choose` names when it sees the schema, or else all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        return file.read(choose(file.schema_arrow))  # read_table would add columns for a folder named a=b
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(
+            f"{path} cannot be read as Parquet",
+            why=str(error).splitlines()[0],
+            fix="write it again as Parquet",
+        ) from error
+
+
+def texts(path: Path, rows: Any, name: str, ids: Sequence[str] = ()) -> list[str]:
+    """A column of text without nulls; `ids` name the rows in messages."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -255,15 +262,20 @@ def _texts(path: Path, rows: Any, name: str, ids: Sequence[str] = ()) -> list[st
             why=f"the first is in {where}",
             fix="fill them in, or leave these rows out",
         )
-    texts: list[str] = column.to_pylist()
-    return texts
+    try:
+        found: list[str] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}: column {name!r} is not text in UTF-8", why=str(error), fix="write it again in UTF-8"
+        ) from error
+    return found
 
 
-def _matrix(path: Path, rows: Any, kind: str, models: Sequence[str], ids: Sequence[str]) -> Float32:
+def matrix(path: Path, rows: Any, kind: str, models: Sequence[str], ids: Sequence[str]) -> Float32:
     """The columns `kind/<model>` as [N, K]; null becomes NaN."""
     import pyarrow as pa
 
-    matrix = np.empty((len(ids), len(models)), np.float32)
+    cells = np.empty((len(ids), len(models)), np.float32)
     for m, model in enumerate(models):
         column = rows.column(f"{kind}/{model}")
         of = column.type
@@ -278,8 +290,8 @@ def _matrix(path: Path, rows: Any, kind: str, models: Sequence[str], ids: Sequen
                 fix="write numbers, and null where nothing was observed",
             )
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which check() refuses
-            matrix[:, m] = column.cast(pa.float64()).to_numpy()
-    return matrix
+            cells[:, m] = column.cast(pa.float64()).to_numpy()
+    return cells
 
 
 def _repeated(names: Sequence[str]) -> str | None:

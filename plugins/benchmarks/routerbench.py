@@ -12,7 +12,6 @@ as data (`rph.unpickle`) and converted once. What a reader would get wrong:
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
 import warnings
@@ -159,7 +158,7 @@ def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDatase
                 fix="use the publisher's file",
             )
     ids = published.unique(frame["sample_id"].astype(str).tolist())
-    queries = [decode_prompt(str(prompt)) for prompt in frame["prompt"]]
+    queries = [published.decode_prompt(str(prompt)) for prompt in frame["prompt"]]
     tasks = frame["eval_name"].astype(str).tolist()
     labels = published.labels("routerbench", _numbers(frame, MODELS), threshold, ids, MODELS)
     costs = _numbers(frame, [f"{model}|total_cost" for model in MODELS]).astype(np.float32)
@@ -184,27 +183,6 @@ def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDatase
         name=f"{dataset.name}-subset-{len(frame)}-{dataset.fingerprint[:8]}",
         subset=f"{len(frame):,} rows; the full {shots}-shot release has {ROWS[shots]:,}. Not comparable with results on it",
     )
-
-
-def decode_prompt(raw: str) -> str:
-    """The text of a prompt that is published as the text of a list of turns.
-
-    >>> decode_prompt("['Be brief.', 'Why is the sky blue?']")
-    'Be brief.\\n\\nWhy is the sky blue?'
-    >>> decode_prompt("[1, 2] is a list")
-    '[1, 2] is a list'
-    """
-    if not raw.startswith("["):
-        return raw
-    try:
-        turns = ast.literal_eval(raw)
-        if turns and all(isinstance(turn, str) for turn in turns):
-            text = "\n\n".join(turns)
-            text.encode()  # half a surrogate pair, written as an escape, is no text: keep what was published
-            return text
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass
-    return raw
 
 
 def _numbers(frame: pd.DataFrame, columns: Sequence[str]) -> Any:

@@ -153,7 +153,7 @@ def test_mirrors_are_tried_in_turn_and_never_given_the_token(tmp_path):
 def test_without_a_published_hash_the_first_pull_is_recorded_and_required_ever_after(tmp_path):
     with FakeHub({BRANCH.path: BODY}, commit="b" * 40) as hub:
         said = client(tmp_path, hub.endpoint, "checked_by", "fetch", "checked_by", file=BRANCH).splitlines()
-        assert said[0] == "RESULT checked_by nothing yet: recorded at the first pull"
+        assert said[0] == "RESULT checked_by first pull"
         path = Path(said[1].removeprefix("RESULT fetch "))
         assert path == tmp_path / "rph/hub/datasets--someone--table" / ("b" * 40) / BRANCH.path
         assert said[2].startswith("RESULT checked_by sha256 recorded on 20")
@@ -178,7 +178,7 @@ def test_offline_fails_at_once_and_names_the_file_and_the_command(tmp_path, vari
         assert hub.requests == []
     assert "data/table.pkl of someone/table (revision aaaa" in said
     assert f"so {hub.endpoint}/datasets/someone/table/resolve/" in said
-    assert "fix: unset it and run `rph data pull toy` once" in said
+    assert "fix: unset it and run `rph data pull toy`, or the same command, once" in said
 
 
 def test_a_damaged_record_is_told(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rph import BenchmarkCard, File, RoutingDataset, Split, UsageError
+from rph import BenchmarkCard, File, RoutingDataset, Split, UsageError, hub
 from rph.published import (
     Price,
     check_columns,
@@ -178,5 +178,14 @@ def test_a_folder_in_the_publishers_layout_stands_for_the_hub(tmp_path):
     (tmp_path / "two.csv").write_text("2")
     found = sources("it", FILES, str(tmp_path))
     assert found["data/one.csv"].read_text() == "1"
+    assert [path.name for path in found] == ["one.csv", "two.csv"]
+    before = found.content
     (tmp_path / "two.csv").write_text("3")
-    assert sources("it", FILES, str(tmp_path)).content != found.content
+    assert sources("it", FILES, str(tmp_path)).content != before
+
+
+def test_what_was_converted_earlier_needs_no_file(monkeypatch):
+    """The name of the converted data follows from the recorded hashes: 3 GB are not read for it again."""
+    monkeypatch.setattr(hub, "sha256", lambda file: f"sum of {file.path}")
+    monkeypatch.setattr(hub, "fetch", lambda file, of: pytest.fail("a file was asked for"))
+    assert len(sources("it", FILES, None).content) == 64

@@ -8,23 +8,6 @@ import numpy as np
 import pytest
 from tests import toys
 
-from rph import cli
-
-
-@pytest.fixture
-def rph(capsys, monkeypatch):
-    """Call `rph ARGUMENTS` in this process: (exit code, stdout, stderr). A traceback fails the test."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rph", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        output, error = capsys.readouterr()
-        code = exit_.value.code or 0
-        return code, output, error
-
-    return call
-
 
 @pytest.fixture
 def toy(tmp_path):
@@ -145,16 +128,26 @@ def test_doctor_finds_nothing_wrong_in_a_fresh_home_and_damage_in_a_damaged_one(
     assert "scores damaged" in next(r["value"] for r in json.loads(output) if r["check"] == "run store")
 
 
-def test_data_lists_the_files_of_benchmarks(rph):
+def test_data_lists_the_files_of_benchmarks_and_encoders(rph):
     rows = json.loads(rph("data", "list", "--json")[1])
-    assert {row["file"].rsplit("/", 1)[1] for row in rows} >= {
-        "routerbench_0shot.pkl",
-        "routerbench_5shot.pkl",
-    }
-    assert all(len(row["sha256"]) == 64 and row["here"] is False for row in rows)
+    files = {(row["for"], row["file"].rsplit("/", 1)[1]): row for row in rows}
+    assert files["routerbench", "routerbench_0shot.pkl"]["checked by"] == "publisher's sha256"
+    assert files["routerbench", "routerbench_0shot.pkl"]["megabytes"] == 99.6
+    assert files["embedllm", "train.csv"]["checked by"] == "first pull"
+    assert files["mpnet", "model.safetensors"]["licence"] == "apache-2.0"
+    assert all(row["licence"] and row["citation"] and row["here"] is False for row in rows)
     code, _, error = rph("data", "path", "routerbench")
-    assert code == 1 and "routerbench_0shot.pkl" in error and "fix:" in error
+    assert code == 1 and "routerbench_0shot.pkl" in error and "rph data pull routerbench" in error
     assert rph("data", "verify", "routerbench")[0] == 0  # nothing here is nothing wrong
+    code, _, error = rph("data", "pull", "routerbanch")
+    assert code == 2 and "did you mean 'routerbench'" in error
+    code, _, error = rph("data", "pull", "lsa")
+    assert code == 2 and "encoder 'lsa' has no published files" in error
+
+
+def test_show_says_where_a_release_differs_from_the_paper(rph):
+    assert "119,964/14,897/15,210" in rph("show", "embedllm")[1]
+    assert json.loads(rph("show", "routerbench", "--json")[1])[0]["differs"] == ""
 
 
 def test_a_plugin_file_that_fails_at_import_is_told_without_a_traceback(rph, toy, tmp_path):

@@ -9,42 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rph_plugins.benchmarks import routerbench
-from rph_plugins.benchmarks.routerbench import COLUMNS, MODELS, ROWS, decode_prompt, load
+from rph_plugins.benchmarks.routerbench import COLUMNS, MODELS, ROWS, load
+from tests.releases.routerbench import made_up
 
 from rph import RphError, UsageError, unpickle
+from rph.published import decode_prompt
 from rph.registry import installed
 from rph.table import check
-
-COST_ORDER = (  # the publisher's, which is not that of the scores
-    "gpt-3.5-turbo-1106",
-    "claude-instant-v1",
-    "claude-v1",
-    "claude-v2",
-    "gpt-4-1106-preview",
-    "meta/llama-2-70b-chat",
-    "mistralai/mixtral-8x7b-chat",
-    "zero-one-ai/Yi-34B-Chat",
-    "WizardLM/WizardLM-13B-V1.2",
-    "meta/code-llama-instruct-34b-chat",
-    "mistralai/mistral-7b-chat",
-)
-
-
-def made_up(n=40):
-    """A frame of the published 37 columns. Model m scores 1 on query i where (i + m) % 3; it costs (m + 1) mills."""
-    frame = pd.DataFrame(index=pd.RangeIndex(n))
-    frame["sample_id"] = pd.Series([f"mmlu.val.{i}" for i in range(n)], dtype=object)
-    frame["prompt"] = pd.Series([f"['Question {i}?\\nIt\\'s short.']" for i in range(n)], dtype=object)
-    frame["eval_name"] = pd.Series(["mmlu" if i % 2 else "mbpp" for i in range(n)], dtype=object)
-    for m, model in enumerate(MODELS):
-        frame[model] = [float((i + m) % 3 > 0) for i in range(n)]
-    for model in COST_ORDER:
-        frame[f"{model}|model_response"] = pd.Series(["['A']"] * n, dtype=object)
-    for model in COST_ORDER:
-        frame[f"{model}|total_cost"] = (MODELS.index(model) + 1) / 1000
-    frame["oracle_model_to_route_to"] = pd.Series(["no_model_correct"] * n, dtype=object)
-    frame.columns = frame.columns.astype(object)
-    return frame
 
 
 def save(frame, folder, shots=0):
