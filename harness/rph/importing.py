@@ -136,7 +136,7 @@ def renames(text: str) -> dict[str, str]:
 
 def read(path: Path, columns: Mapping[str, str]) -> pa.Table:
     """The file's columns as they are, renamed: CSV as text, JSONL and Parquet with their types."""
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": table.parquet}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": lambda file: table.Columns(file).read()}
     if path.suffix.lower() not in readers:
         raise UsageError(
             f"{path} is not a file that can be imported",

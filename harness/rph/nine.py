@@ -160,7 +160,7 @@ def read(found: published.Sources) -> dict[str, Split]:
 
 
 def _split(path: Path) -> Split:
-    rows = table.parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+    rows = table.Columns(path) if path.suffix == ".parquet" else _json_lines(path)
     published.check_columns(
         str(path),
         rows.column_names,

@@ -17,12 +17,13 @@ left out with a word.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def _inside(folder: Path, split: str, name: str) -> Path:
 def _read_split(path: Path, models: Sequence[str], *, costs: bool) -> Split:
     if not path.is_file():
         raise UsageError(f"{path} does not exist", why=f"{HEAD} names it as a split", fix="correct `splits`")
-    rows = parquet(path)
+    rows = Columns(path)
     names = rows.column_names
     if repeated := _repeated(names):
         raise UsageError(f"{path} has the column {repeated!r} twice", fix="keep one of them")
@@ -223,14 +224,33 @@ def _check_columns(
         )
 
 
-def parquet(path: Path, choose: Callable[[Any], list[str] | None] = lambda schema: None) -> Any:
-    """A Parquet file as a pyarrow table: the columns that `choose` names when it sees the schema, or else all."""
+class Columns:
+    """A Parquet file of which each column is read when it is asked for: 112 models are never in memory twice."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        with _parquet_errors(path):
+            self._file = pq.ParquetFile(path)  # read_table would add columns for a folder named a=b
+        self.schema = self._file.schema_arrow
+        self.column_names: list[str] = self.schema.names
+
+    def column(self, name: str) -> Any:
+        return self.read([name]).column(name)
+
+    def read(self, columns: Sequence[str] | None = None) -> Any:
+        """Columns, or fields within columns (`column.field`), as a pyarrow table; all without `columns`."""
+        with _parquet_errors(self.path):
+            return self._file.read(columns, use_threads=False)
+
+
+@contextlib.contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-        return file.read(choose(file.schema_arrow))  # read_table would add columns for a folder named a=b
+        yield
     except (pa.ArrowException, OSError) as error:
         raise UsageError(
             f"{path} cannot be read as Parquet",
@@ -268,6 +288,8 @@ def texts(path: Path, rows: Any, name: str, ids: Sequence[str] = ()) -> list[str
         raise UsageError(
             f"{path}: column {name!r} is not text in UTF-8", why=str(error), fix="write it again in UTF-8"
         ) from error
+    del column
+    pa.default_memory_pool().release_unused()
     return found
 
 

@@ -107,7 +107,8 @@ def _read(path: Path, threshold: float) -> Split:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = table.parquet(path, lambda schema: _columns(path, schema))
+    file = table.Columns(path)
+    rows = file.read(_columns(path, file.schema))
     if pa.types.is_integer(rows["key"].type):
         rows = rows.set_column(rows.column_names.index("key"), "key", rows["key"].cast(pa.string()))
     ids, queries, tasks = (table.texts(path, rows, name) for name in TEXTS)

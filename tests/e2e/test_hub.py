@@ -131,9 +131,9 @@ def test_elo_on_r2_with_minilm_from_an_empty_cache(repos, run, tmp_path):
         assert f"GET /{minilm.HF_ID}/resolve/{minilm.REVISION}/model.safetensors" in hub.requests
     (cell,) = json.loads(output)
     assert (cell["router"], cell["encoder"]) == ("elo", "minilm")
-    assert 0 <= cell["accuracy"]["mean"] <= 1
+    assert 0 <= cell["test_accuracy_mean"] <= 1
     again = run(hub.endpoint, *command, "--json", RPH_OFFLINE="1", PYTHONPATH=path)[1]
-    assert json.loads(again)[0]["accuracy"] == cell["accuracy"]
+    assert json.loads(again)[0]["test_accuracy_mean"] == cell["test_accuracy_mean"]
 
 
 def test_every_encoder_comes_from_the_hub_and_embeds(repos, run):
