@@ -136,7 +136,7 @@ def renames(text: str) -> dict[str, str]:
 
 def read(path: Path, columns: Mapping[str, str]) -> pa.Table:
     """The file's columns as they are, renamed: CSV as text, JSONL and Parquet with their types."""
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": lambda file: table.Columns(file).read()}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise UsageError(
             f"{path} is not a file that can be imported",
@@ -176,6 +176,10 @@ def _utf8(path: Path) -> bytes:
             fix="save it as UTF-8",
         ) from error
     return content
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    return table.Columns(path).read()
 
 
 def _read_csv(path: Path) -> pa.Table:

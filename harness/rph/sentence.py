@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 NAMES = ("config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
 DECIDE = {".json", ".txt", ".safetensors", ".bin"}  # weights, configuration and vocabulary, not the README
-BATCH = {"cpu": 2048, "cuda": 65_536}  # tokens in a batch: on a CPU what stays in its caches
+BATCH = {"cpu": 1024, "cuda": 65_536}  # tokens in a batch: on a CPU what stays in its caches
 POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # a card's word -> sentence-transformers'
 
 

@@ -40,6 +40,7 @@ HEAD = "bench.yaml"
 REQUIRED = ("format", "name", "models", "costs", "splits")
 OPTIONAL = ("citation", "source", "description", "labels", "licence", "subset")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a benchmark's name becomes part of file names
+ROWS = 4096  # checked at once
 CHECKSUMS = "checksums.json"  # only in converted benchmarks: file name -> sha256
 CONVERTED = "converted by rph"  # the source that a converted benchmark names
 
@@ -357,7 +358,7 @@ def check(dataset: RoutingDataset) -> None:
                     f"{what} has {kind} in some splits and none in others",
                     fix="give them in all splits or in none",
                 )
-    unseen = np.flatnonzero(np.isnan(dataset.train.labels).all(axis=0))
+    unseen = np.flatnonzero(np.isnan(np.fmax.reduce(dataset.train.labels, axis=0)))  # NaN only where all are
     if len(unseen):
         names = [dataset.models[m] for m in unseen]
         raise UsageError(
@@ -406,21 +407,20 @@ def _check_ids(where: str, name: str, split: Split, owners: dict[str, str]) -> N
             why="an id names a query in results",
             fix="give ids",
         )
-    if (repeated := _repeated(split.ids)) is not None:
-        count = len(split.ids) - len(set(split.ids))
-        raise UsageError(
-            f"{where}: {count} id(s) are repeated, the first {repeated!r}",
-            why="an id names one query",
-            fix="make ids unique, or leave the repeated rows out",
-        )
     for query in split.ids:
+        if owners.get(query) == name:
+            raise UsageError(
+                f"{where}: {len(split.ids) - len(set(split.ids))} id(s) are repeated, the first {query!r}",
+                why="an id names one query",
+                fix="make ids unique, or leave the repeated rows out",
+            )
         if query in owners:
             raise UsageError(
                 f"{where}: id {query!r} is also in split {owners[query]!r}",
                 why="a query of one split must not be seen in another",
                 fix="keep it in one split",
             )
-    owners.update(dict.fromkeys(split.ids, name))
+        owners[query] = name
 
 
 def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
@@ -441,7 +441,7 @@ def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
         split,
         models,
         labels,
-        (labels < 0) | (labels > 1),
+        lambda values: (values < 0) | (values > 1),
         "label(s) outside [0, 1]",
         "scale or correct them",
     )
@@ -451,7 +451,7 @@ def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
             split,
             models,
             costs,
-            (costs < 0) | np.isinf(costs),
+            lambda values: (values < 0) | np.isinf(values),
             "negative or infinite cost(s)",
             "costs are US dollars per call; leave an unknown one empty",
         )
@@ -461,19 +461,32 @@ def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
             split,
             models,
             p,
-            ~((p >= 0) & (p <= 1)),
+            lambda values: ~((values >= 0) & (values <= 1)),
             "P(correct) outside [0, 1]",
             "give it for every cell",
         )
 
 
 def _refuse_cells(
-    where: str, split: Split, models: Sequence[str], values: Float32, bad: Any, what: str, fix: str
+    where: str,
+    split: Split,
+    models: Sequence[str],
+    values: Float32,
+    bad: Callable[[Float32], Any],
+    what: str,
+    fix: str,
 ) -> None:
-    if bad.any():
-        i, m = np.argwhere(bad)[0]
+    """Raise UsageError if `bad` finds any cell; some rows at a time, so that no mask of the whole is made."""
+    count, first = 0, None
+    for start in range(0, len(values), ROWS):
+        found = np.argwhere(bad(values[start : start + ROWS]))
+        count += len(found)
+        if first is None and len(found):
+            first = found[0] + (start, 0)
+    if first is not None:
+        i, m = first
         raise UsageError(
-            f"{where}: {int(bad.sum())} {what}",
+            f"{where}: {count} {what}",
             why=f"the first is {values[i, m]:g}, of id {split.ids[i]!r} and model {models[m]!r}",
             fix=fix,
         )
