@@ -193,7 +193,8 @@ def test_a_release_of_full_size_has_the_plain_name(tmp_path, monkeypatch):
 
 def test_the_responses_are_not_read(tmp_path):
     path = save(release.files(), tmp_path) / VAL
-    rows = table.parquet(path, lambda schema: sprout._columns(path, schema))
+    file = table.Columns(path)
+    rows = file.read(sprout._columns(path, file.schema))
     assert set(rows.column_names) == {"key", "dataset", "prompt", *MODELS}
     for model in MODELS:
         assert {field.name for field in rows.schema.field(model).type} == set(sprout.NUMBERS)
