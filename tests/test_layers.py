@@ -17,11 +17,12 @@ PLUGIN_FILES = sorted(p for p in ROOT.glob("plugins/*/*.py") if p.stem != "__ini
 LAYERS = [
     "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "testing", "neighbours",
     "clusters", "heads", "headrouter", "unpickle", "hub", "sentence", "table", "published", "importing", "nine", "embed",
-    "store", "trials", "protocol", "results", "run", "analysis", "report", "cli", "__main__",
+    "store", "trials", "executors", "protocol", "results", "sweep", "run", "analysis", "report", "cli", "__main__",
 ]  # fmt: skip
 PUBLIC = {
     "rph", "rph.api", "rph.arrays", "rph.lazy", "rph.neighbours", "rph.clusters", "rph.heads", "rph.headrouter",
     "rph.table", "rph.unpickle", "rph.hub", "rph.disk", "rph.metrics", "rph.published", "rph.nine", "rph.sentence",
+    "rph.trials", "rph.executors",
 }  # fmt: skip
 
 HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers"}

@@ -362,3 +362,31 @@ class BenchmarkSpec:
     @property
     def name(self) -> str:
         return self.card.name
+
+
+# --- executors --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorCard:
+    """What runs the trainings of a sweep."""
+
+    name: str
+    title: str
+    needs: str = ""  # an extra to be installed
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorSpec:
+    """One executor. `build(workers, limit, device)` makes an `rph.executors.Executor`.
+
+    `workers` None: as many as there are cores (or GPUs); `limit` seconds that a trial may take, None: no limit.
+    """
+
+    card: ExecutorCard
+    build: Callable[[int | None, float | None, str], Any]
+
+    @property
+    def name(self) -> str:
+        return self.card.name

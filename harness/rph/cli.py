@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 import time
 import warnings
@@ -142,6 +143,142 @@ def eval_(
         for cell in outcome.cells:
             results.write(out, cell.result, cell.routes())
     _print_outcome(outcome, as_json)
+
+
+@app.command("sweep")
+def sweep_(
+    routers: Annotated[str, typer.Option(help="Names, separated by commas, or all.")] = "",
+    encoders: Annotated[str, typer.Option(help="As --routers.")] = "",
+    benches: Annotated[str, typer.Option(help="As --routers; also name:key=value,... and folders.")] = "",
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with these options; those given here come first.")
+    ] = None,
+    protocol: ProtocolName = "paper",
+    executor: Annotated[
+        str, typer.Option(help="local, processes, or another: rph list executors.")
+    ] = "processes",
+    workers: Annotated[int | None, typer.Option(help="[default: one per core, or per GPU]", min=1)] = None,
+    trial_limit: Annotated[
+        float | None, typer.Option(help="Seconds that a trial may take; then it has failed.", min=0.001)
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try again what failed in an earlier run.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train again what is finished.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; nothing is trained.")] = False,
+    device: Device = "auto",
+    store: StorePath = None,
+    price: Prices = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write <bench>/<router>/<encoder>.json and the routes into this folder."),
+    ] = None,
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Run the protocol on a grid of benchmarks, encoders and routers, with every core or GPU.
+
+    Only what is missing is run: the same command again continues, and does nothing where all is done. What failed in
+    an earlier run is reported, and tried again with --retry-failed. Exit code 1 if anything failed.
+
+    Example: rph sweep --routers knn,mlp --encoders lsa --benches synthetic --executor processes
+    """
+    given = {"routers": routers, "encoders": encoders, "benches": benches}
+    grid = _grid(config, {key: value for key, value in given.items() if value})
+    registry = _registry(plugin, strict_plugins)
+    with _progress() as progress, _interruptible():
+        names = (grid["routers"], grid["benches"], grid["encoders"])
+        settings = {"retry_failed": retry_failed, "force": force}
+        if dry_run:
+            _print_plan(registry, progress, *names, protocol, device, store, price, settings, as_json)
+            return
+        outcome = _evaluate(
+            registry,
+            progress,
+            *names,
+            protocol,
+            device,
+            store,
+            price,
+            executor=executor,
+            workers=workers,
+            limit=trial_limit,
+            retry_failed=retry_failed,
+            force=force,
+        )
+    if out is not None:
+        from rph import results
+
+        for cell in outcome.cells:
+            results.write(out, cell.result, cell.routes())
+    _print_outcome(outcome, as_json)
+
+
+def _grid(config: Path | None, given: dict[str, str]) -> dict[str, list[str]]:
+    """routers, encoders and benches, from the command line or else from a file."""
+    found: dict[str, Any] = {}
+    if config is not None:
+        import yaml
+
+        try:
+            found = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{config} cannot be read", why=" ".join(str(error).split())) from error
+        if not isinstance(found, dict) or (unknown := set(found) - {"routers", "encoders", "benches"}):
+            raise UsageError(
+                f"{config} is not the grid of a sweep",
+                why=f"unknown: {', '.join(sorted(map(str, unknown)))}"
+                if isinstance(found, dict)
+                else "no mapping",
+                fix="write routers:, encoders: and benches:, each a list of names",
+            )
+    grid = {}
+    for key in ("routers", "encoders", "benches"):
+        value = given.get(key) or found.get(key)
+        if not value:
+            raise UsageError(f"a sweep of which {key}?", fix=f"give --{key} NAME,NAME or all")
+        # A comma before key=value belongs to the options of one name.
+        grid[key] = re.split(r",(?!\w+=)", value) if isinstance(value, str) else [str(each) for each in value]
+    return grid
+
+
+def _print_plan(
+    registry: Registry,
+    progress: Progress,
+    routers: list[str],
+    benches: list[str],
+    encoders: list[str],
+    protocol: str,
+    device: str,
+    store: Path | None,
+    prices: list[str] | None,
+    settings: dict[str, bool],
+    as_json: bool,
+) -> None:
+    run, opened, chosen = _prepared(protocol, device, store, prices, settings)
+    outcome = run.Outcome()
+    cells = run.plan(
+        registry, opened, chosen, progress, outcome, benches=benches, encoders=encoders, routers=routers
+    )
+    known = opened.seconds_per_trial()
+    plan = [cell.outlook(known) for cell in cells]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in plan], indent=1))
+    else:
+        rows = [
+            {**dataclasses.asdict(each), "seconds": None if each.seconds is None else round(each.seconds)}
+            for each in plan
+        ]
+        _print_rows(rows, False)
+        seconds = sum(each.seconds or 0 for each in plan)
+        unknown = sum(each.seconds is None for each in plan)
+        typer.echo(
+            f"{sum(each.trials - each.done for each in plan):,} trials to train at most, {seconds / 60:.0f} minutes on "
+            "one worker by the trials in the store"
+            + (f"; {unknown} cells of routers that are not in it come on top" if unknown else "")
+        )
+    _print_outcome(outcome, as_json=False)
 
 
 @app.command()
@@ -308,9 +445,30 @@ def _evaluate(
     device: str,
     store: Path | None,
     prices: list[str] | None,
+    executor: str = "local",
+    workers: int | None = None,
+    limit: float | None = None,
     **settings: bool,
 ) -> Outcome:
     """Runs the cells. The store stays open for their scores until the command ends."""
+    run, opened, chosen = _prepared(protocol, device, store, prices, settings)
+    outcome: Outcome = run.evaluate(
+        registry,
+        opened,
+        chosen,
+        progress,
+        benches=benches,
+        encoders=encoders,
+        routers=routers,
+        executor=run.build_executor(registry, executor, workers, limit, chosen.device),
+    )
+    return outcome
+
+
+def _prepared(
+    protocol: str, device: str, store: Path | None, prices: list[str] | None, settings: dict[str, bool]
+) -> tuple[Any, Any, Any]:
+    """The module that runs, the open store, and how to run."""
     from rph.protocol import PRESETS
 
     if protocol not in PRESETS:
@@ -325,9 +483,7 @@ def _evaluate(
     )
     opened = Store(store or disk.home() / "store")
     atexit.register(opened.close)
-    return run.evaluate(
-        registry, opened, chosen, progress, benches=benches, encoders=encoders, routers=routers
-    )
+    return run, opened, chosen
 
 
 def _price(text: str) -> tuple[str, float]:
@@ -466,6 +622,7 @@ def list_(
             "router": ("name", "family", "paper", "year", "deterministic", "calibrated", "distribution"),
             "encoder": ("name", "hf_id", "dim", "pooling", "max_tokens", "licence", "distribution"),
             "benchmark": ("name", "title", "costs", "licence", "distribution"),
+            "executor": ("name", "title", "needs", "distribution"),
         }
         _print_rows([{c: _card(one)[c] for c in columns[singular]} for one in loaded], False)
     for name, error in failed:

@@ -1,4 +1,4 @@
-"""The three things a plugin can be. A plugin is a module with one of these hooks.
+"""The four things a plugin can be. A plugin is a module with one of these hooks.
 
 The entry point that publishes the module is named `<kind>-<name>`, so that names, conflicts and
 suggestions come from package metadata alone:
@@ -9,7 +9,7 @@ suggestions come from package metadata alone:
 
 from pluggy import HookimplMarker, HookspecMarker
 
-from rph.api import BenchmarkSpec, EncoderSpec, RouterSpec
+from rph.api import BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec
 
 hookspec = HookspecMarker("rph")
 hookimpl = HookimplMarker("rph")
@@ -28,3 +28,8 @@ def register_encoder() -> EncoderSpec:  # type: ignore[empty-body]
 @hookspec
 def register_benchmark() -> BenchmarkSpec:  # type: ignore[empty-body]
     """A pool of models with labels and costs on queries, in three frozen splits."""
+
+
+@hookspec
+def register_executor() -> ExecutorSpec:  # type: ignore[empty-body]
+    """What runs the trainings of a sweep: in this process, in several, on several machines."""

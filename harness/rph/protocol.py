@@ -7,12 +7,13 @@ seeds. Test is not read here: selection sees val accuracies and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rph.api import MAX_VARIANTS, Trial
 
+T = TypeVar("T")
 VERSION = 1  # raised when a change here or in the trials changes results
 
 
@@ -35,9 +36,6 @@ PRESETS = {
     )
 }
 
-# Trains the trials that are not done yet; gives each one's val accuracy, None where the trial failed.
-ValAccuracies = Callable[[Sequence[Trial]], Sequence[float | None]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -48,9 +46,11 @@ class Selection:
     val_accuracy: float  # mean over the trials
 
 
-def select(
-    grid: Sequence[Any], *, deterministic: bool, preset: Preset, val_accuracies: ValAccuracies
-) -> Selection | None:
+# Asks for trials and is sent the val accuracy of each, None where it failed; what it returns is T.
+Steps = Generator[list[Trial], Sequence[float | None], T]
+
+
+def select(grid: Sequence[Any], *, deterministic: bool, preset: Preset) -> Steps[Selection | None]:
     """Run both stages and choose. None where no variant finished with every seed.
 
     Ties go to the earlier variant of the grid. A deterministic router gives the same result for every seed, so
@@ -58,9 +58,9 @@ def select(
     """
     seeds = preset.seeds[:1] if deterministic else preset.seeds
     variants = grid[: preset.variants]
-    stage_1 = _mean_accuracies(variants, seeds[:1], val_accuracies)
+    stage_1 = yield from _mean_accuracies(variants, seeds[:1])
     finalists = [variant for variant, _ in _best_first(stage_1)[: preset.finalists]]
-    stage_2 = _best_first(_mean_accuracies(finalists, seeds, val_accuracies))
+    stage_2 = _best_first((yield from _mean_accuracies(finalists, seeds)))
     if not stage_2:
         return None
     variant, accuracy = stage_2[0]
@@ -68,13 +68,18 @@ def select(
     return Selection(variant=variant, trials=trials, val_accuracy=accuracy)
 
 
-def _mean_accuracies(
-    variants: Sequence[Any], seeds: Sequence[int], val_accuracies: ValAccuracies
-) -> list[tuple[Any, float]]:
+def most_trials(grid: Sequence[Any], *, deterministic: bool, preset: Preset) -> int:
+    """How many trials `select` asks for at most, each counted once."""
+    variants = len(grid[: preset.variants])
+    finalists = 0 if deterministic else min(variants, preset.finalists)
+    return variants + finalists * (len(preset.seeds) - 1)
+
+
+def _mean_accuracies(variants: Sequence[Any], seeds: Sequence[int]) -> Steps[list[tuple[Any, float]]]:
     """Each variant with its mean val accuracy over the seeds; one with a failed trial is left out."""
     # Seed by seed, so that variants of one seed stand together and can share work.
     trials = [Trial(variant=variant, seed=seed) for seed in seeds for variant in variants]
-    by_trial = dict(zip(trials, val_accuracies(trials), strict=True))
+    by_trial = dict(zip(trials, (yield trials), strict=True))
     means = []
     for variant in variants:
         values = [by_trial[Trial(variant=variant, seed=seed)] for seed in seeds]

@@ -23,13 +23,18 @@ from typing import Any, Literal, get_args
 import pluggy
 
 from rph import hookspecs
-from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, RouterSpec
+from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec
 from rph.disk import sha256_file
 from rph.errors import RphError, UsageError
 
-Kind = Literal["router", "encoder", "benchmark"]
+Kind = Literal["router", "encoder", "benchmark", "executor"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SPECS: dict[Kind, type[Any]] = {"router": RouterSpec, "encoder": EncoderSpec, "benchmark": BenchmarkSpec}
+SPECS: dict[Kind, type[Any]] = {
+    "router": RouterSpec,
+    "encoder": EncoderSpec,
+    "benchmark": BenchmarkSpec,
+    "executor": ExecutorSpec,
+}
 OURS = "rph"  # the distribution whose plugins no allow-list can turn off
 # Whatever a plugin raises is the plugin's failure, not ours: also `sys.exit`, but never Ctrl-C.
 FAILURES = (Exception, SystemExit)
@@ -61,7 +66,7 @@ class Plugin:
     """An imported plugin and what it registered."""
 
     source: Source
-    spec: Any  # RouterSpec, EncoderSpec or BenchmarkSpec
+    spec: Any  # RouterSpec, EncoderSpec, BenchmarkSpec or ExecutorSpec
     module: ModuleType
 
     @property

@@ -32,6 +32,7 @@ from rph import (
     neighbours,
     protocol,
     results,
+    sweep,
     table,
     trials,
 )
@@ -49,6 +50,7 @@ from rph.api import (
 )
 from rph.arrays import observed_means
 from rph.errors import RphError, UsageError
+from rph.executors import Executor
 from rph.registry import OURS, Kind, Plugin, Registry
 from rph.results import CellResult
 from rph.store import Failed, Identity, Scored, Store, digest
@@ -119,12 +121,26 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A cell before it is run."""
+
+    bench: str
+    encoder: str
+    router: str
+    trials: int  # at most
+    done: int
+    seconds: float | None  # of training that is left, on one worker; None: this router was never run
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a run is done; what is run are the arguments of `evaluate`."""
 
     preset: protocol.Preset
     device: str  # cpu or cuda
     train: bool = True  # False: compute from stored scores only
+    retry_failed: bool = True  # trials that failed in an earlier run
+    force: bool = False  # train again what is finished
     realised_selector: bool = False  # choose by realised test cost: an oracle leak, for comparison
     prices: dict[str, float] = field(
         default_factory=dict
@@ -211,6 +227,14 @@ class BuiltEncoder:
     encoder: Encoder
 
 
+def build_executor(
+    registry: Registry, name: str, workers: int | None, limit: float | None, device: str
+) -> Executor:
+    """An executor by name; see `ExecutorSpec` for the rest."""
+    executor: Executor = registry.load("executor", name).spec.build(workers, limit, device)
+    return executor
+
+
 def build_encoder(registry: Registry, text: str) -> BuiltEncoder:
     """An encoder by name, with options."""
     name, options = parse_name(text)
@@ -274,38 +298,72 @@ def evaluate(
     benches: Sequence[str],
     encoders: Sequence[str],
     routers: Sequence[str],
+    executor: Executor,
 ) -> Outcome:
     """Run the protocol on every (benchmark, encoder, router). Unknown names are refused before anything runs."""
-    plugins = [registry.load("router", name) for name in expand(registry, "router", routers)]
-    built = [build_encoder(registry, name) for name in expand(registry, "encoder", encoders)]
-    benches = expand(registry, "benchmark", benches)
-    loaders = {bench: benchmark_loader(registry, bench) for bench in benches}
     outcome = Outcome()
-    for bench, load in loaders.items():
-        dataset = None
-        with _failing(outcome, f"benchmark {bench}"):
-            dataset = with_prices(load(), settings.prices)
-        if dataset is None:
-            continue
-        if dataset.subset:
-            report.note(f"{dataset.name}: {dataset.subset}")
-        for encoder in built:
-            pair = Pair(dataset, encoder, settings, report)
-            for plugin in plugins:
-                cell = Cell(pair, plugin, store)
-                with _failing(outcome, cell.title):
-                    result = cell.evaluate(outcome.failures)
-                    if result is not None:
-                        outcome.cells.append(
-                            Finished(
-                                result=result,
-                                dataset=dataset,
-                                test_scores=functools.partial(cell.test_scores, result),
-                            )
-                        )
+    started: list[Cell] = []
+    cells = plan(
+        registry, store, settings, report, outcome, benches=benches, encoders=encoders, routers=routers
+    )
+
+    def remembered() -> Iterator[Cell]:
+        for cell in cells:
+            started.append(cell)
+            yield cell
+
+    def waiting(title: str) -> None:
+        report.note(f"{title}: another rph is at it; waiting")
+
+    sweep.Driver(executor, waiting=waiting).run(remembered())
+    for cell in started:  # in the order of the call, not in that of their ends
+        outcome.failures.extend(cell.failures())
+        if cell.result is not None:
+            outcome.cells.append(
+                Finished(
+                    result=cell.result,
+                    dataset=cell.pair.dataset,
+                    test_scores=functools.partial(cell.test_scores, cell.result),
+                )
+            )
     for notice in store.notices:
         report.note(notice)
     return outcome
+
+
+def plan(
+    registry: Registry,
+    store: Store,
+    settings: Settings,
+    report: Reporter,
+    outcome: Outcome,
+    *,
+    benches: Sequence[str],
+    encoders: Sequence[str],
+    routers: Sequence[str],
+) -> Iterator[Cell]:
+    """The cells, one after the other; a benchmark is read when its first cell is asked for.
+
+    Raises UsageError for unknown names at once; a benchmark that cannot be read becomes a failure of `outcome`.
+    """
+    plugins = [registry.load("router", name) for name in expand(registry, "router", routers)]
+    built = [build_encoder(registry, name) for name in expand(registry, "encoder", encoders)]
+    loaders = {bench: benchmark_loader(registry, bench) for bench in expand(registry, "benchmark", benches)}
+
+    def cells() -> Iterator[Cell]:
+        for bench, load in loaders.items():
+            dataset = None
+            with _failing(outcome, f"benchmark {bench}"):
+                dataset = with_prices(load(), settings.prices)
+            if dataset is None:
+                continue
+            if dataset.subset:
+                report.note(f"{dataset.name}: {dataset.subset}")
+            for encoder in built:
+                pair = Pair(dataset, encoder, settings, report)
+                yield from (Cell(pair, plugin, store) for plugin in plugins)
+
+    return cells()
 
 
 @contextlib.contextmanager
@@ -365,8 +423,13 @@ class Cell:
         self.pair, self.plugin, self.store = pair, plugin, store
         self.spec: RouterSpec = plugin.spec
         self.title = f"{self.spec.name} on {pair.dataset.name} x {pair.encoder.label}"
+        self.inputs_name = f"{pair.dataset.name}-{pair.encoder.label}-{id(pair):x}"
+        self.error: RphError | None = None
+        self.result: CellResult | None = None  # when all steps are done
         self._failed: dict[Trial, Failed] = {}
-        self._done: dict[Trial, float] = {}  # finished trials that the protocol asked for -> seconds
+        self._accuracies: dict[Trial, float | None] = {}  # of the finished trials, on val
+        self._seconds: dict[Trial, float] = {}  # of the same
+        self._goal = self._shown = 0  # trials of the present stage, and how many of them are done
 
     @cached_property
     def cell_key(self) -> str:
@@ -393,42 +456,74 @@ class Cell:
             },
         )
 
-    def evaluate(self, failures: list[Failure]) -> CellResult | None:
-        """Both stages and the result. Failed trials are added to `failures`; None where no variant finished."""
-        with self.store.only_me(
-            self.cell_key,
-            waiting=lambda: self.pair.report.note(f"{self.title}: another rph is at it; waiting"),
-        ):
-            selection = protocol.select(
-                self.spec.grid,
-                deterministic=self.spec.card.deterministic,
-                preset=self.pair.settings.preset,
-                val_accuracies=self._val_accuracies,
-            )
-        failures += [
-            Failure(
-                what=self.title,
-                error=RphError(f"trial failed: {failed.reason}", fix="the next run tries it again"),
-                traceback=failed.traceback,
-            )
-            for failed in self._failed.values()
-        ]
+    def outlook(self, seconds_per_trial: dict[tuple[str, str], float]) -> Outlook:
+        """What a run would still have to do, and for how long, by the trials of this router that are in the store."""
+        card, preset, grid = self.spec.card, self.pair.settings.preset, self.spec.grid
+        trials_ = protocol.most_trials(grid, deterministic=card.deterministic, preset=preset)
+        seeds = preset.seeds[:1] if card.deterministic else preset.seeds
+        every = [Trial(variant=v, seed=s) for v in grid[: preset.variants] for s in seeds]
+        done = 0 if self.pair.settings.force else self.store.done([self.identify(trial) for trial in every])
+        known = seconds_per_trial.get((self.spec.name, self.pair.dataset.fingerprint))
+        if known is None:
+            elsewhere = [s for (router, _), s in seconds_per_trial.items() if router == self.spec.name]
+            known = sum(elsewhere) / len(elsewhere) if elsewhere else None
+        left = max(0, trials_ - done)
+        return Outlook(
+            bench=self.pair.dataset.name,
+            encoder=self.pair.encoder.label,
+            router=self.spec.name,
+            trials=trials_,
+            done=min(done, trials_),
+            seconds=None if known is None else left * known,
+        )
+
+    # --- what the driver asks for -------------------------------------------------------------------
+
+    @property
+    def inputs(self) -> trials.Inputs:
+        return self.pair.inputs
+
+    def hold(self, seconds: float) -> Callable[[], None] | None:
+        lock = self.store.hold(self.cell_key, seconds)
+        return None if lock is None else lock.release
+
+    def steps(self) -> Iterator[list[Trial]]:
+        """Both stages of the protocol, then the result; yields the trials that are not in the store."""
+        card = self.spec.card
+        asking = protocol.select(
+            self.spec.grid, deterministic=card.deterministic, preset=self.pair.settings.preset
+        )
+        wanted = next(asking)
+        while True:
+            if missing := self._missing(wanted):
+                self._goal = len(wanted)
+                self._report(len(wanted) - len(missing))
+                yield missing
+            try:
+                wanted = asking.send([self._accuracies.get(trial) for trial in wanted])
+            except StopIteration as end:
+                selection: protocol.Selection | None = end.value
+                break
         if selection is None:
             raise RphError(
                 f"{self.title}: no variant finished",
                 why=f"{len(self._failed)} trial(s) failed",
                 fix="repair the router (tracebacks above), then run the same command",
             )
-        return self._result(selection)
+        self.result = self._result(selection)
 
-    def _val_accuracies(self, wanted: Sequence[Trial]) -> list[float | None]:
-        accuracies: dict[Trial, float | None] = {}
+    def _missing(self, wanted: Sequence[Trial]) -> list[Trial]:
+        """The trials that are neither in the store nor failed in this run."""
         missing = []
         for trial in wanted:
-            stored = self.store.get(self.identify(trial))
-            if stored is not None:
-                accuracies[trial] = self._finish(trial, stored)
-            elif trial not in self._failed:
+            if trial in self._accuracies or trial in self._failed:
+                continue
+            identity, settings = self.identify(trial), self.pair.settings
+            if not settings.force and (stored := self.store.get(identity)) is not None:
+                self._finish(trial, stored)
+            elif not settings.retry_failed and (failed := self.store.failure(identity)) is not None:
+                self._failed[trial] = failed
+            else:
                 missing.append(trial)
         if missing and not self.pair.settings.train:
             raise RphError(
@@ -436,24 +531,39 @@ class Cell:
                 why="`rph score` trains nothing",
                 fix="run `rph eval` with the same options first",
             )
-        done = len(wanted) - len(missing)
-        if missing:
-            self.pair.report.trial(self.title, done, len(wanted))
-            for batch in trials.run(self.spec, missing, self.pair.inputs):
-                self.store.put([(self.identify(trial), outcome) for trial, outcome in batch])
-                for trial, outcome in batch:
-                    if isinstance(outcome, Scored):
-                        accuracies[trial] = self._finish(trial, outcome)
-                    else:
-                        self._failed[trial] = outcome
-                done += len(batch)
-                self.pair.report.trial(self.title, done, len(wanted))
-        return [accuracies.get(trial) for trial in wanted]
+        return missing
 
-    def _finish(self, trial: Trial, scored: Scored) -> float | None:
-        self._done[trial] = scored.seconds
+    def record(self, outcomes: trials.Outcomes) -> None:
+        self.store.put([(self.identify(trial), outcome) for trial, outcome in outcomes])
+        for trial, outcome in outcomes:
+            if isinstance(outcome, Scored):
+                self._finish(trial, outcome)
+            else:
+                self._failed[trial] = outcome
+        self._report(self._shown + len(outcomes))
+
+    def _report(self, done: int) -> None:
+        self._shown = done
+        self.pair.report.trial(self.title, done, self._goal)
+
+    def _finish(self, trial: Trial, scored: Scored) -> None:
+        self._seconds[trial] = scored.seconds
         dataset = self.pair.dataset
-        return results.routing_accuracy(scored.val, dataset.val, dataset.train)
+        self._accuracies[trial] = results.routing_accuracy(scored.val, dataset.val, dataset.train)
+
+    def failures(self) -> list[Failure]:
+        """Its trials that failed, and why there is no result, where that is so."""
+        found = [
+            Failure(
+                what=self.title,
+                error=RphError(f"trial failed: {failed.reason}", fix="the next run tries it again"),
+                traceback=failed.traceback,
+            )
+            for failed in self._failed.values()
+        ]
+        return found if self.error is None else [*found, Failure(what=self.title, error=self.error)]
+
+    # --- results ------------------------------------------------------------------------------------
 
     def _stored(self, trial: Trial) -> Scored:
         scored = self.store.get(self.identify(trial))
@@ -499,8 +609,8 @@ class Cell:
             selector_cost="realised (oracle leak)" if settings.realised_selector else "train mean",
             reference=pair.reference,
             per_seed=tuple(measured),
-            seconds=sum(self._done.values()),
-            trials=len(self._done),
+            seconds=sum(self._seconds.values()),
+            trials=len(self._seconds),
             failed_trials=tuple(failed.reason for failed in self._failed.values()),
             times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
             device=settings.device,

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from rph import disk
 from rph.errors import RphError
+from rph.lazy import np
 
 if TYPE_CHECKING:
     from rph.api import Float32
@@ -211,22 +211,47 @@ class Store:
                 found.append(f"scores damaged: {path}")
         return found
 
-    @contextmanager
-    def only_me(self, cell: str, waiting: Any) -> Iterator[None]:
-        """Hold a cell, so that two processes never train the same trials. `waiting()` is called once if another has it.
+    def hold(self, cell: str, seconds: float) -> FileLock | None:
+        """A cell's lock, held, so that two processes never train the same trials; None if another has it so long.
 
         The lock is the operating system's: a killed process holds nothing.
         """
         lock = FileLock(self.folder / "locks" / f"{cell}.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=seconds)
         except Timeout:
-            waiting()
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            return None
+        return lock
+
+    def failure(self, identity: Identity) -> Failed | None:
+        """How the trial failed, where that was its last end."""
+        with _explained(self.folder / "trials.sqlite"):
+            row = self._db.execute(
+                "SELECT traceback, seconds FROM trials WHERE key = ? AND status = 'failed'", (identity.key,)
+            ).fetchone()
+        if row is None:
+            return None
+        reason = (row[0].strip().splitlines() or ["it failed in an earlier run"])[-1]
+        return Failed(reason=reason, traceback=row[0], seconds=row[1])
+
+    def done(self, identities: Sequence[Identity]) -> int:
+        """How many of the trials are finished."""
+        keys = [identity.key for identity in identities]
+        marks = ",".join("?" * len(keys))
+        with _explained(self.folder / "trials.sqlite"):
+            row = self._db.execute(
+                f"SELECT count(*) FROM trials WHERE status = 'done' AND key IN ({marks})", keys
+            ).fetchone()
+        return int(row[0])
+
+    def seconds_per_trial(self) -> dict[tuple[str, str], float]:
+        """(router, benchmark fingerprint) -> mean seconds of its finished trials, as far as there are any."""
+        with _explained(self.folder / "trials.sqlite"):
+            rows = self._db.execute(
+                "SELECT json_extract(decided_by, '$.router') AS router, json_extract(decided_by, '$.benchmark') AS bench,"
+                " avg(seconds) FROM trials WHERE status = 'done' GROUP BY router, bench"
+            ).fetchall()
+        return {(router, bench): mean for router, bench, mean in rows if router and bench}
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rph.api import Labelled, Queries, RouterSpec, Trial, variant_name
+from rph.lazy import np
 from rph.store import Failed, Scored
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from rph.api import Trial
-from rph.protocol import PRESETS, Preset, select
+from rph.protocol import PRESETS, Preset, most_trials
+from rph.protocol import select as steps
 
 PAPER = PRESETS["paper"]
 
@@ -27,6 +28,17 @@ class Asked:
     def __call__(self, trials):
         self.trials += [trial for trial in trials if trial not in self.trials]
         return [self.rule(trial.variant.k, trial.seed) for trial in trials]
+
+
+def select(grid, *, deterministic, preset, val_accuracies):
+    """The protocol, with its questions answered."""
+    asking = steps(grid, deterministic=deterministic, preset=preset)
+    wanted = next(asking)
+    while True:
+        try:
+            wanted = asking.send(val_accuracies(wanted))
+        except StopIteration as end:
+            return end.value
 
 
 def test_the_presets_are_the_ones_of_the_paper():
@@ -104,3 +116,13 @@ def test_the_small_presets_train_few_trials(name, trials):
     asked = Asked(lambda k, seed: k / 100)
     select(GRID, deterministic=False, preset=PRESETS[name], val_accuracies=asked)
     assert len(asked.trials) == trials
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("variants", [2, 15])
+def test_the_most_trials_are_those_asked_for_where_none_fails(name, deterministic, variants):
+    asked = Asked(lambda k, seed: k / 100)
+    preset, grid = PRESETS[name], GRID[:variants]
+    select(grid, deterministic=deterministic, preset=preset, val_accuracies=asked)
+    assert most_trials(grid, deterministic=deterministic, preset=preset) == len(asked.trials)

@@ -4,6 +4,7 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
+from rph_plugins.executors.local import Local
 from tests import toys
 
 from rph import embed, run
@@ -53,6 +54,7 @@ class World:
             benches=[str(bench or self.bench)],
             encoders=["numbers"],
             routers=["toy"],
+            executor=Local(),
         )
 
     def lines(self, start):
@@ -158,6 +160,7 @@ def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, rout
             benches=[str(bench)],
             encoders=["numbers"],
             routers=[router],
+            executor=Local(),
         )
         (result,) = outcome.results
         dataset = benchmark_loader(registry, str(bench))()
@@ -314,5 +317,6 @@ def test_unknown_names_are_refused_before_anything_runs(world):
                 benches=benches,
                 encoders=encoders,
                 routers=routers,
+                executor=Local(),
             )
     assert not world.log.exists()

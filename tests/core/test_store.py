@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,21 +218,40 @@ def test_processes_that_open_a_new_store_at_once_take_turns(tmp_path):
     assert output == "open\n", error
 
 
-def test_a_held_cell_makes_the_other_process_wait(tmp_path):
+def test_a_cell_is_held_by_one_process_until_it_lets_go_or_dies(tmp_path):
     store = Store(tmp_path)
     other = """
         import sys
         from pathlib import Path
         from rph.store import Store
-        with Store(Path(sys.argv[1])).only_me("cell", waiting=lambda: print("waiting", flush=True)):
-            print("mine", flush=True)
+        held = Store(Path(sys.argv[1])).hold("cell", seconds=float(sys.argv[2]))
+        print("mine" if held else "taken", flush=True)
+        sys.stdin.read()
     """
-    with store.only_me("cell", waiting=lambda: pytest.fail("nobody else holds it")):
-        process = run_python(other, tmp_path)
-        assert process.stdout.readline() == "waiting\n"
-        assert process.poll() is None
-    output, _ = process.communicate(timeout=60)
-    assert output == "mine\n"
+    held = store.hold("cell", seconds=0)
+    assert store.hold("another", seconds=0) is not None
+    output, _ = run_python(other, tmp_path, 0.1, stdin=subprocess.PIPE).communicate(timeout=60)
+    assert output == "taken\n"
+    held.release()
+    process = run_python(other, tmp_path, 0.1, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "mine\n"
+    assert store.hold("cell", seconds=0.1) is None
+    process.kill()
+    process.communicate()
+    assert store.hold("cell", seconds=10) is not None
+
+
+def test_the_store_knows_how_a_trial_failed_how_many_are_done_and_how_long_they_took(tmp_path):
+    def trial(seed, router="knn", bench="b"):
+        return Identity(cell="c", decided_by={"router": router, "benchmark": bench, "seed": seed})
+
+    store = Store(tmp_path)
+    store.put([(trial(0), scored()), (trial(1), replace(scored(), seconds=2.5)), (trial(2), FAILED)])
+    store.put([(trial(0, "mlp"), replace(scored(), seconds=9.0))])
+    assert store.done([trial(seed) for seed in range(4)]) == 2
+    assert store.failure(trial(2)).reason == "ValueError: no"
+    assert store.failure(trial(0)) is store.failure(trial(3)) is None
+    assert store.seconds_per_trial() == {("knn", "b"): 2.0, ("mlp", "b"): 9.0}
 
 
 def test_no_room_is_said_and_nothing_half_written_counts(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rph_plugins.executors.local import Local
 from tests.e2e.test_real_data import Quiet
 
 from rph import metrics, run
@@ -29,6 +30,7 @@ def world(tmp_path_factory):
                 benches=["synthetic:n=20000"],
                 encoders=["lsa"],
                 routers=[router],
+                executor=Local(),
             )
             (result,) = outcome.results
             dataset = run.benchmark_loader(registry, "synthetic:n=20000")()

@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
+from rph_plugins.executors.local import Local
 from sklearn.neighbors import NearestNeighbors
 from tests import toys
 
@@ -43,7 +44,14 @@ def evaluate(bench, encoder, routers, preset="paper"):
     settings = run.Settings(preset=PRESETS[preset], device="cpu")
     store = Store(run.disk.home() / "store")
     outcome = run.evaluate(
-        registry, store, settings, Quiet(), benches=[bench], encoders=[encoder], routers=routers
+        registry,
+        store,
+        settings,
+        Quiet(),
+        benches=[bench],
+        encoders=[encoder],
+        routers=routers,
+        executor=Local(),
     )
     assert outcome.failures == []
     dataset = run.benchmark_loader(registry, bench)()

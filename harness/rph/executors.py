@@ -1,0 +1,145 @@
+"""What a sweep hands to whoever runs its trainings, and gets back: tasks, outcomes, and losses.
+
+An executor trains; it never touches the run store. It is given the inputs of a (benchmark, encoder) once, and tasks
+that name them. A task comes back with the outcome of each of its trials, or as lost: its worker died or was stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rph import trials
+from rph.api import Trial
+from rph.lazy import np
+from rph.registry import Kind, Plugin, installed
+from rph.store import Failed, Scored
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+ROUTER: Kind = "router"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Trials of one cell and one seed, which a worker trains together where the router can share work."""
+
+    router: Plugin
+    trials: tuple[Trial, ...]
+    inputs: str  # the name under which `share` was given them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A task that did not come back: nothing of it is known."""
+
+    reason: str
+    final: bool = False  # to try it again would only lose it again: it took longer than it may
+
+
+class Executor(Protocol):
+    """Runs tasks. Not thread-safe; `close` ends it and drops what is running."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks it wants to have in hand."""
+        ...
+
+    def share(self, name: str, inputs: trials.Inputs) -> None:
+        """Make inputs known under a name, before the first task that uses them."""
+        ...
+
+    def submit(self, task: Task) -> None:
+        """Run it when there is room."""
+        ...
+
+    def wait(self, seconds: float) -> list[tuple[Task, trials.Outcomes | Lost]]:
+        """What has come back since the last call; waits for at most so long, and may return nothing."""
+        ...
+
+    def close(self) -> None:
+        """End all workers at once."""
+        ...
+
+
+# --- for executors whose workers are other processes ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A task as it travels: names and numbers, which the other side looks up."""
+
+    router: str
+    file: Path | None  # of a plugin that is a local file
+    trials: tuple[tuple[int, int], ...]  # (place in the router's grid, seed)
+
+
+def pack(task: Task) -> Parcel:
+    target = task.router.source.target
+    grid = task.router.spec.grid
+    return Parcel(
+        router=task.router.name,
+        file=target if isinstance(target, Path) else None,
+        trials=tuple((grid.index(trial.variant), trial.seed) for trial in task.trials),
+    )
+
+
+def perform(parcel: Parcel, inputs: trials.Inputs) -> list[Scored | Failed]:
+    """Train a parcel's trials in this process: their outcomes, in its order."""
+    spec = _router(parcel.router, parcel.file).spec
+    asked = [Trial(variant=spec.grid[place], seed=seed) for place, seed in parcel.trials]
+    found = {trial: outcome for batch in trials.run(spec, asked, inputs) for trial, outcome in batch}
+    return [found[trial] for trial in asked]
+
+
+@functools.cache
+def _router(name: str, file: Path | None) -> Plugin:
+    registry = installed()
+    if file is not None:
+        registry.add_file(file)
+    return registry.load(ROUTER, name)
+
+
+class Texts(Sequence[str]):
+    """Texts as two arrays, which processes can share without a copy each."""
+
+    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.blob, self.ends = blob, ends
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Texts:
+        encoded = [text.encode() for text in texts]
+        ends = np.cumsum([len(each) for each in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        place %= len(self)
+        start = self.ends[place - 1] if place else 0
+        return self.blob[start : self.ends[place]].tobytes().decode()
+
+
+def with_shared_texts(inputs: trials.Inputs) -> trials.Inputs:
+    """The inputs with `Texts` in place of lists."""
+    train, val, test = (
+        Texts.of(each.texts) for each in (inputs.train, inputs.val_queries, inputs.test_queries)
+    )
+    return replace(
+        inputs,
+        train=replace(inputs.train, texts=train),
+        val=replace(inputs.val, texts=val),
+        val_queries=replace(inputs.val_queries, texts=val),
+        test_queries=replace(inputs.test_queries, texts=test),
+    )
