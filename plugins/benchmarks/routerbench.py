@@ -162,16 +162,8 @@ def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDatase
     tasks = frame["eval_name"].astype(str).tolist()
     labels = published.labels("routerbench", _numbers(frame, MODELS), threshold, ids, MODELS)
     costs = _numbers(frame, [f"{model}|total_cost" for model in MODELS]).astype(np.float32)
-    train, val, test = (
-        Split(
-            ids=[ids[i] for i in rows],
-            queries=[queries[i] for i in rows],
-            tasks=[tasks[i] for i in rows],
-            labels=labels[rows],
-            costs=costs[rows],
-        )
-        for rows in published.split_rows(queries)
-    )
+    whole = Split(ids=ids, queries=queries, tasks=tasks, labels=labels, costs=costs)
+    train, val, test = (published.take(whole, rows) for rows in published.split_rows(queries))
     name = "routerbench" if shots == 0 else f"routerbench-{shots}shot"
     dataset = RoutingDataset(name=name, models=MODELS, train=train, val=val, test=test)
     if threshold != THRESHOLD:
