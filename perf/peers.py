@@ -282,7 +282,7 @@ def sklearn_mlp() -> float:
     from sklearn.neural_network import MLPRegressor
 
     X, Y = part("train")
-    MLPRegressor((100, 100, 100), random_state=0).fit(X, Y[:, 0])
+    MLPRegressor(hidden_layer_sizes=(100, 100, 100), random_state=0).fit(X, Y[:, 0])
     return float("nan")
 
 
