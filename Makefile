@@ -19,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -c constraints.txt -e '.[offline,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[ray]' || echo "no ray for this machine: its tests will be skipped"
 	touch $@
 
 demo: $(STAMP)

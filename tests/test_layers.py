@@ -25,7 +25,7 @@ PUBLIC = {
     "rph.trials", "rph.executors",
 }  # fmt: skip
 
-HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers"}
+HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers", "ray"}
 # What `rph --help` and `rph list` import.
 LIGHT = [
     CORE / f"{name}.py" for name in ("__init__", "errors", "lazy", "api", "hookspecs", "registry", "disk")

@@ -49,9 +49,11 @@ def write_bench(folder, frames=None, **changes):
 
 
 # TOY_LOG names a file that every training and every encoded text is written to, one line each;
-# TOY_SLEEP slows each training down by so many seconds.
+# TOY_SLEEP slows each training down by so many seconds. The faults after "raise" end or hold the whole process.
 PLUGIN = '''
 import os
+import signal
+import sys
 import time
 from dataclasses import dataclass
 
@@ -106,7 +108,19 @@ class Toy:
         log(f"fit {variant.noise:g} {variant.fault} {seed}")
         time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
         if variant.fault == "raise":
-            raise RuntimeError("this variant is broken")
+            raise RuntimeError("this variant is broken\\nin two lines")
+        if variant.fault == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if variant.fault == "_exit":
+            os._exit(3)
+        if variant.fault == "exit":
+            sys.exit("enough")
+        if variant.fault == "hang":
+            time.sleep(3600)
+        if variant.fault == "eat":
+            eaten = []
+            while True:
+                eaten.append(np.empty(1 << 30, np.uint8))  # it is never touched: only its address counts
         self.fault = variant.fault
         Y = np.where(np.isnan(train.Y), 0.5, train.Y)
         self.weights = np.linalg.lstsq(train.X, Y, rcond=None)[0].astype(np.float32)
@@ -125,6 +139,17 @@ class Toy:
         return {"weights": self.weights}
 
 
+class Together:
+    def __init__(self, train, val, trials, device):
+        log(f"together {len(trials)}")
+        self.toys = [Toy() for _ in trials]
+        for toy, trial in zip(self.toys, trials):
+            toy.fit(train, val, variant=trial.variant, seed=trial.seed, device=device)
+
+    def scores(self, queries):
+        return [toy.scores(queries) for toy in self.toys]
+
+
 GRID = GRID_HERE
 
 
@@ -137,12 +162,14 @@ def register_router():
         ),
         grid=GRID,
         router=Toy,
+        fit_many=FIT_MANY_HERE,
     )
 '''
 GRID = "tuple(Config(noise=noise) for noise in (0.0, 0.01, 0.02, 0.5, 1.0, 2.0, 3.0))"
 
 
-def write_plugin(path, grid=GRID):
-    """Write the plugin file; `grid` is the source of the toy router's grid."""
-    path.write_text(PLUGIN.replace("GRID_HERE", grid))
+def write_plugin(path, grid=GRID, together=False):
+    """Write the plugin file; `grid` is the source of the toy router's grid, `together` gives it a `fit_many`."""
+    source = PLUGIN.replace("GRID_HERE", grid).replace("FIT_MANY_HERE", "Together" if together else "None")
+    path.write_text(source)
     return path

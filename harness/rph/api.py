@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rph.arrays import unit_rows
+from rph.arrays import observed_means, unit_rows
 from rph.errors import UsageError
 from rph.lazy import np
 
@@ -68,6 +68,11 @@ class RoutingDataset:
     @property
     def has_costs(self) -> bool:
         return self.train.costs is not None
+
+    @cached_property
+    def prior(self) -> NDArray[np.float64]:
+        """[K] each model's observed mean label on train: what best-single is chosen by, and what breaks ties."""
+        return observed_means(self.train.labels)
 
     @cached_property
     def fingerprint(self) -> str:

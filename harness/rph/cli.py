@@ -239,7 +239,8 @@ def _grid(config: Path | None, given: dict[str, str]) -> dict[str, list[str]]:
         if not value:
             raise UsageError(f"a sweep of which {key}?", fix=f"give --{key} NAME,NAME or all")
         # A comma before key=value belongs to the options of one name.
-        grid[key] = re.split(r",(?!\w+=)", value) if isinstance(value, str) else [str(each) for each in value]
+        names = value if isinstance(value, list) else re.split(r",(?!\w+=)", str(value))
+        grid[key] = [str(name).strip() for name in names]
     return grid
 
 
@@ -452,16 +453,18 @@ def _evaluate(
 ) -> Outcome:
     """Runs the cells. The store stays open for their scores until the command ends."""
     run, opened, chosen = _prepared(protocol, device, store, prices, settings)
-    outcome: Outcome = run.evaluate(
-        registry,
-        opened,
-        chosen,
-        progress,
-        benches=benches,
-        encoders=encoders,
-        routers=routers,
-        executor=run.build_executor(registry, executor, workers, limit, chosen.device),
-    )
+    built = run.build_executor(registry, executor, workers, limit, chosen.device)
+    with contextlib.closing(built):  # also where a name is unknown and it never began
+        outcome: Outcome = run.evaluate(
+            registry,
+            opened,
+            chosen,
+            progress,
+            benches=benches,
+            encoders=encoders,
+            routers=routers,
+            executor=built,
+        )
     return outcome
 
 

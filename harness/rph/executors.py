@@ -7,13 +7,16 @@ that name them. A task comes back with the outcome of each of its trials, or as 
 from __future__ import annotations
 
 import functools
+import hashlib
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rph import trials
+from rph import disk, trials
 from rph.api import Trial
+from rph.errors import RphError
 from rph.lazy import np
 from rph.registry import Kind, Plugin, installed
 from rph.store import Failed, Scored
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROUTER: Kind = "router"
+ANY = "surrogatepass"  # JSON may hold halves of characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,21 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """End all workers at once."""
+        """End all workers at once. May be called again."""
         ...
 
 
 # --- for executors whose workers are other processes ------------------------------------------------
+
+# The environment of a worker that has one core. Threads that wait must sleep: spinning ones take the cores of others.
+THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,8 @@ class Parcel:
     """A task as it travels: names and numbers, which the other side looks up."""
 
     router: str
-    file: Path | None  # of a plugin that is a local file
+    file: tuple[Path, bytes] | None  # of a plugin that is a local file, and what is in it
+    code: str  # of the router, as the driver has it
     trials: tuple[tuple[int, int], ...]  # (place in the router's grid, seed)
 
 
@@ -85,25 +100,44 @@ def pack(task: Task) -> Parcel:
     grid = task.router.spec.grid
     return Parcel(
         router=task.router.name,
-        file=target if isinstance(target, Path) else None,
+        file=(target, _content(target)) if isinstance(target, Path) else None,
+        code=task.router.code,
         trials=tuple((grid.index(trial.variant), trial.seed) for trial in task.trials),
     )
 
 
+@functools.cache
+def _content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
 def perform(parcel: Parcel, inputs: trials.Inputs) -> list[Scored | Failed]:
     """Train a parcel's trials in this process: their outcomes, in its order."""
-    spec = _router(parcel.router, parcel.file).spec
+    router = _router(parcel.router, parcel.file)
+    if router.code != parcel.code:
+        raise RphError(f"{parcel.router}: its code on {platform.node()} is not what the sweep began with")
+    spec = router.spec
     asked = [Trial(variant=spec.grid[place], seed=seed) for place, seed in parcel.trials]
     found = {trial: outcome for batch in trials.run(spec, asked, inputs) for trial, outcome in batch}
     return [found[trial] for trial in asked]
 
 
 @functools.cache
-def _router(name: str, file: Path | None) -> Plugin:
+def _router(name: str, file: tuple[Path, bytes] | None) -> Plugin:
     registry = installed()
     if file is not None:
-        registry.add_file(file)
+        registry.add_file(_here(*file))
     return registry.load(ROUTER, name)
+
+
+def _here(file: Path, content: bytes) -> Path:
+    """The file, or a copy below RPH_HOME where this machine has none, or one with something else in it."""
+    if file.is_file() and file.read_bytes() == content:
+        return file
+    copy = disk.home() / "plugins" / hashlib.sha256(content).hexdigest()[:16] / file.name
+    with disk.new_file(copy, "copying a plugin file") as new:
+        new.write_bytes(content)
+    return copy
 
 
 class Texts(Sequence[str]):
@@ -114,7 +148,7 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
-        encoded = [text.encode() for text in texts]
+        encoded = [text.encode(errors=ANY) for text in texts]
         ends = np.cumsum([len(each) for each in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
@@ -128,7 +162,7 @@ class Texts(Sequence[str]):
             raise IndexError(place)
         place %= len(self)
         start = self.ends[place - 1] if place else 0
-        return self.blob[start : self.ends[place]].tobytes().decode()
+        return self.blob[start : self.ends[place]].tobytes().decode(errors=ANY)
 
 
 def with_shared_texts(inputs: trials.Inputs) -> trials.Inputs:

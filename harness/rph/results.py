@@ -18,8 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from rph import disk, metrics
-from rph.api import RouterCard, RoutingDataset, Split
-from rph.arrays import observed_means
+from rph.api import RouterCard, RoutingDataset
 from rph.errors import UsageError
 from rph.store import Scored
 
@@ -126,7 +125,7 @@ class CellResult(Record):
 def reference(dataset: RoutingDataset) -> Reference:
     """The rows of a table that no router decides. Metrics alone compute them; no router can select by them."""
     test = dataset.test
-    prior = observed_means(dataset.train.labels)
+    prior = dataset.prior
     best = metrics.best_single_model(prior)
     hard, easy = metrics.hard_easy(test.labels, best)
     p = test.p_correct
@@ -147,10 +146,9 @@ def reference(dataset: RoutingDataset) -> Reference:
     )
 
 
-def routing_accuracy(scores: Float32, split: Split, train: Split) -> float | None:
-    """Accuracy at lambda = 0 of scores [N, K] on a split; None where no chosen model's label was observed."""
-    prior = observed_means(train.labels)
-    return metrics.accuracy(metrics.route(scores, prior), split.labels).value
+def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
+    """Val routing accuracy at lambda = 0 of scores [N, K]; None where no chosen model's label was observed."""
+    return metrics.accuracy(metrics.route(scores, dataset.prior), dataset.val.labels).value
 
 
 def measure(
@@ -158,7 +156,7 @@ def measure(
 ) -> Measured:
     """Everything the test split says about one seed's scores."""
     test, K = dataset.test, len(dataset.models)
-    prior = observed_means(dataset.train.labels)
+    prior = dataset.prior
     route = metrics.route(scored.test, prior)
     accuracy = metrics.accuracy(route, test.labels)
     hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))

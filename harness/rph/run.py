@@ -48,7 +48,6 @@ from rph.api import (
     Trial,
     variant_name,
 )
-from rph.arrays import observed_means
 from rph.errors import RphError, UsageError
 from rph.executors import Executor
 from rph.registry import OURS, Kind, Plugin, Registry
@@ -96,8 +95,7 @@ class Finished:
 
     def routes(self) -> NDArray[np.int64]:
         """[S, N] the model that each seed's scores route each test query to."""
-        prior = observed_means(self.dataset.train.labels)
-        return np.stack([metrics.route(scores, prior) for scores in self.test_scores()])
+        return np.stack([metrics.route(scores, self.dataset.prior) for scores in self.test_scores()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -548,18 +546,24 @@ class Cell:
 
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
-        dataset = self.pair.dataset
-        self._accuracies[trial] = results.routing_accuracy(scored.val, dataset.val, dataset.train)
+        self._accuracies[trial] = results.val_accuracy(scored.val, self.pair.dataset)
+
+    def _failed_in_order(self) -> list[Failed]:
+        """By seed and variant: the same in every run, whichever trial ended first."""
+        seeds, grid = self.pair.settings.preset.seeds, self.spec.grid
+        place = {trial: (seeds.index(trial.seed), grid.index(trial.variant)) for trial in self._failed}
+        return [self._failed[trial] for trial in sorted(place, key=lambda trial: place[trial])]
 
     def failures(self) -> list[Failure]:
         """Its trials that failed, and why there is no result, where that is so."""
+        retry = "the next run" if self.pair.settings.retry_failed else "--retry-failed"
         found = [
             Failure(
                 what=self.title,
-                error=RphError(f"trial failed: {failed.reason}", fix="the next run tries it again"),
+                error=RphError(f"trial failed: {failed.reason}", fix=f"{retry} tries it again"),
                 traceback=failed.traceback,
             )
-            for failed in self._failed.values()
+            for failed in self._failed_in_order()
         ]
         return found if self.error is None else [*found, Failure(what=self.title, error=self.error)]
 
@@ -611,7 +615,7 @@ class Cell:
             per_seed=tuple(measured),
             seconds=sum(self._seconds.values()),
             trials=len(self._seconds),
-            failed_trials=tuple(failed.reason for failed in self._failed.values()),
+            failed_trials=tuple(failed.reason for failed in self._failed_in_order()),
             times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
             device=settings.device,
             packages=_packages(),

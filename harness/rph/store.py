@@ -37,7 +37,7 @@ CREATE TABLE trials (
     decided_by TEXT NOT NULL,  -- JSON: what the key is the hash of
     sha256 TEXT,               -- of the npz file, where done
     seconds REAL NOT NULL,
-    traceback TEXT,            -- where failed
+    traceback TEXT,            -- where failed, the reason as its last line
     attempts INTEGER NOT NULL DEFAULT 1,
     finished_at REAL NOT NULL
 );
@@ -167,7 +167,7 @@ class Store:
                     np.savez(file, val=outcome.val, test=outcome.test)
                 sha256 = disk.sha256_file(temporary)
         else:
-            traceback = outcome.traceback
+            traceback = f"{outcome.traceback.rstrip()}\n{outcome.reason}"
         status = "done" if sha256 else "failed"
         decided_by = json.dumps(identity.decided_by, sort_keys=True)
         return (
@@ -231,8 +231,8 @@ class Store:
             ).fetchone()
         if row is None:
             return None
-        reason = (row[0].strip().splitlines() or ["it failed in an earlier run"])[-1]
-        return Failed(reason=reason, traceback=row[0], seconds=row[1])
+        traceback, _, reason = row[0].rpartition("\n")
+        return Failed(reason=reason, traceback=traceback, seconds=row[1])
 
     def done(self, identities: Sequence[Identity]) -> int:
         """How many of the trials are finished."""
@@ -261,8 +261,11 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         text = str(error)
-        if "full" in text:
-            why, fix = text, "free some space; the same command then continues, nothing finished is lost"
+        if "full" in text or "disk I/O" in text:
+            why, fix = (
+                text,
+                "free some space on the disk; the same command then continues, nothing finished is lost",
+            )
         elif "locked" in text or "busy" in text:
             why, fix = f"{text} for {WAIT:g} s", "wait for the other rph process, then run the same command"
         elif "readonly" in text or "unable to open" in text:

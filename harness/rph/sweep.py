@@ -163,10 +163,10 @@ class Driver:
             if not outcome.final and sent.losses < TRIES:
                 self.ready.appendleft(sent)
                 return
-            reason = (
-                f"{job.plugin.name} {variant_name(trials[0].variant)} seed {trials[0].seed}: {outcome.reason}"
-            )
-            outcome = [(trials[0], Failed(reason=reason, traceback="", seconds=0.0))]
+            (trial,) = trials
+            why = " ".join(outcome.reason.split())
+            reason = f"{job.plugin.name} {variant_name(trial.variant)} seed {trial.seed}: {why}"
+            outcome = [(trial, Failed(reason=reason, traceback="", seconds=0.0))]
         job.record(outcome)
         active.open -= {trial for trial, _ in outcome}
         if not active.open:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rph.api import Labelled, Queries, RouterSpec, Trial, variant_name
 from rph.lazy import np
+from rph.registry import FAILURES
 from rph.store import Failed, Scored
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _together(spec: RouterSpec, trials: list[Trial], inputs: Inputs) -> Outcomes
         if len(val) != len(trials) or len(test) != len(trials):
             return None
         scored = [_scored(spec, v, t, inputs) for v, t in zip(val, test, strict=True)]
-    except Exception:  # noqa: BLE001 - a plugin may raise anything
+    except FAILURES:
         return None  # the reason shows where each trial is run alone
     seconds = (time.perf_counter() - start) / len(trials)
     return [
@@ -72,10 +73,9 @@ def _alone(spec: RouterSpec, trial: Trial, inputs: Inputs) -> Scored | Failed:
         val, test = _scored(
             spec, router.scores(inputs.val_queries), router.scores(inputs.test_queries), inputs
         )
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
-        reason = (
-            f"{spec.name} {variant_name(trial.variant)} seed {trial.seed}: {type(error).__name__}: {error}"
-        )
+    except FAILURES as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{spec.name} {variant_name(trial.variant)} seed {trial.seed}: {why}"
         return Failed(reason=reason, traceback=traceback.format_exc(), seconds=time.perf_counter() - start)
     return Scored(val=val, test=test, seconds=time.perf_counter() - start)
 

@@ -2,21 +2,30 @@
 
 Arrays are shared by memory map: the inputs of a (benchmark, encoder) are written once into a spool folder below
 RPH_HOME, which goes when the sweep ends, and every worker maps the same pages. A worker that dies (a segfault, the
-system's memory killer, kill -9) or takes longer than it may loses its task alone, and another takes its place.
+system's memory killer, kill -9) or takes longer than it may loses its task alone, and another takes its place: each
+has a pipe of its own, so that a death in the middle of an answer leaves no lock behind and no half answer in the way.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
+import importlib
 import json
+import math
 import multiprocessing
 import os
+import re
+import resource
 import shutil
 import signal
+import sys
 import tempfile
 import threading
+import time
+from collections import deque
+from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,77 +33,148 @@ from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, disk, executors, 
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
-    from rph.executors import Lost, Parcel, Task
+    from multiprocessing.context import SpawnProcess
 
-# Threads that wait must sleep: spinning ones take the cores of other workers.
-THREADS = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+    from rph.executors import Lost, Task
+
 LOCK = "alive.lock"
+READY = "ready"  # a worker's first word
+GIGABYTE = 1 << 30
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: SpawnProcess
+    pipe: connection.Connection
+    ready: bool = False
+    task: Task | None = None
+    ends: float = math.inf  # when its task has taken longer than it may; known when the worker is ready
 
 
 class Processes:
-    def __init__(self, workers: int, limit: float | None) -> None:
+    """`memory`: bytes that a worker may have; by default its share of the machine's."""
+
+    def __init__(
+        self, workers: int, limit: float | None, device: str = "cpu", memory: int | None = None
+    ) -> None:
         from filelock import FileLock
-        from pebble import ProcessPool
 
         self.slots = workers + 1  # one more, so that no worker waits for the driver
-        self.limit = limit
+        self._most, self._limit, self._device = workers, limit, device
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self._memory = physical // workers if memory is None else memory
         spools = disk.home() / "spool"
         with disk.disk_errors("sharing arrays between workers", spools):
             spools.mkdir(parents=True, exist_ok=True)
-            _sweep_away_the_dead(spools)
-            self.spool = Path(tempfile.mkdtemp(dir=spools))
-            self._alive = FileLock(self.spool / LOCK)
-            self._alive.acquire()
-        os.environ.update({name: os.environ.get(name, value) for name, value in THREADS.items()})
-        self._pool: Any = ProcessPool(
-            max_workers=workers,
-            context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=[str(self.spool)],
-        )
-        self._tasks: dict[Any, Task] = {}  # future -> task
+            with FileLock(f"{spools}.lock"):  # or another sweep finds a folder that is not locked yet
+                _sweep_away_the_dead(spools)
+                self.spool = Path(tempfile.mkdtemp(dir=spools))
+                self._alive = FileLock(self.spool / LOCK)
+                self._alive.acquire()
+        os.environ.update(executors.THREADS)  # workers inherit it; the driver's libraries were loaded before
+        self._workers: list[_Worker] = []
+        self._waiting: deque[Task] = deque()
 
     def share(self, name: str, inputs: trials.Inputs) -> None:
         with disk.disk_errors("sharing arrays between workers", self.spool):
             _write(executors.with_shared_texts(inputs), self.spool / name)
 
     def submit(self, task: Task) -> None:
-        limit = None if self.limit is None else self.limit * len(task.trials)
-        arguments = [executors.pack(task), str(self.spool / task.inputs)]
-        future = self._pool.schedule(_perform, args=arguments, timeout=limit)
-        self._tasks[future] = task
+        self._waiting.append(task)
+        self._hand_out()
 
     def wait(self, seconds: float) -> list[tuple[Task, trials.Outcomes | Lost]]:
-        done, _ = concurrent.futures.wait(
-            self._tasks, timeout=seconds, return_when=concurrent.futures.FIRST_COMPLETED
-        )
-        return [(task, self._outcome(task, future)) for future in done if (task := self._tasks.pop(future))]
-
-    def _outcome(self, task: Task, future: Any) -> trials.Outcomes | Lost:
-        from pebble import ProcessExpired
-
-        try:
-            return list(zip(task.trials, future.result(), strict=True))
-        except concurrent.futures.TimeoutError:
-            limit = (self.limit or 0) * len(task.trials)
-            return executors.Lost(reason=f"took longer than {limit:g} s (--trial-limit)", final=True)
-        except ProcessExpired as death:
-            return executors.Lost(reason=f"its process died (exit code {death.exitcode})")
-        except Exception as error:  # noqa: BLE001 - of the transport: an outcome that cannot be pickled, say
-            return executors.Lost(reason=f"{type(error).__name__}: {error}")
+        now = time.monotonic()
+        until = min([now + seconds, *(worker.ends for worker in self._workers)])
+        connection.wait([worker.pipe for worker in self._workers], max(0.0, until - now))
+        heard = [(worker.task, self._hear(worker)) for worker in list(self._workers)]
+        self._hand_out()
+        return [(task, outcome) for task, outcome in heard if task is not None and outcome is not None]
 
     def close(self) -> None:
-        self._pool.stop()
-        self._pool.join()
+        self._waiting.clear()
+        for worker in list(self._workers):
+            self._drop(worker)
         self._alive.release()
         shutil.rmtree(self.spool, ignore_errors=True)
+
+    def _hand_out(self) -> None:
+        """Waiting tasks to free workers, and to new ones while there may be more."""
+        while self._waiting:
+            worker = next((each for each in self._workers if each.task is None), None)
+            if worker is None:
+                if len(self._workers) == self._most:
+                    return
+                worker = self._start()
+            task = self._waiting[0]
+            try:
+                worker.pipe.send((executors.pack(task), str(self.spool / task.inputs)))
+            except OSError:  # it died while it had nothing to do
+                self._drop(worker)
+                continue
+            worker.task = self._waiting.popleft()
+            self._start_clock(worker)
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        resource_tracker.ensure_running()  # at its own start it would let SIGINT through again
+        # Ctrl-C is the driver's. A worker inherits the mask, so that it is deaf while it starts, too.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            timed = self._limit is not None
+            process = context.Process(
+                target=_work, args=(theirs, str(self.spool), self._device, self._memory, timed)
+            )
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()  # or its end would never be seen
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _start_clock(self, worker: _Worker) -> None:
+        if worker.task is not None and worker.ready and self._limit is not None:
+            worker.ends = time.monotonic() + self._limit * len(worker.task.trials)
+
+    def _hear(self, worker: _Worker) -> trials.Outcomes | Lost | None:
+        """What became of its task, or None as long as nothing did."""
+        try:
+            if worker.pipe.poll():
+                said = worker.pipe.recv()
+                if said == READY:
+                    worker.ready = True
+                    self._start_clock(worker)
+                    return None
+                task, worker.task, worker.ends = worker.task, None, math.inf
+                assert task is not None
+                if isinstance(said, executors.Lost):
+                    return said
+                return list(zip(task.trials, said, strict=True))
+            if not worker.process.is_alive():  # a process that it started may keep its end of the pipe open
+                raise EOFError
+        except (EOFError, OSError):
+            worker.process.join(1)  # its pipe goes before it does
+            self._drop(worker)
+            return executors.Lost(reason=f"its process died ({_cause(worker.process.exitcode)})")
+        if time.monotonic() < worker.ends:
+            return None
+        self._drop(worker)
+        seconds = self._limit * len(worker.task.trials) if self._limit and worker.task else 0.0
+        return executors.Lost(reason=f"took longer than {seconds:g} s (--trial-limit)", final=True)
+
+    def _drop(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"exit code {exitcode}"
+    return f"signal {-exitcode}, {signal.strsignal(-exitcode)}"
 
 
 def _sweep_away_the_dead(spools: Path) -> None:
@@ -114,7 +194,7 @@ def _sweep_away_the_dead(spools: Path) -> None:
 
 def _write(inputs: trials.Inputs, folder: Path) -> None:
     """The arrays of the inputs by name: where they lie in a file that is mapped already, or in a file of their own."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # it may be there from a try that found no room
     where: dict[str, Any] = {}
     parts = {"train": inputs.train, "val": inputs.val, "test": inputs.test_queries}
     for name, part in parts.items():
@@ -125,28 +205,27 @@ def _write(inputs: trials.Inputs, folder: Path) -> None:
         for key, array in arrays.items():
             place = _mapped(array)
             if place is None:
-                path = folder / f"{name}.{key}.npy"
-                np.save(path, array)
-                place = {"file": str(path)}
-            where[f"{name}.{key}"] = place
+                place = folder / f"{name}.{key}", 0
+                # Not np.save: on a full disk it may leave half a file and say nothing.
+                place[0].write_bytes(np.ascontiguousarray(array).data)
+            where[f"{name}.{key}"] = {
+                "file": str(place[0]),
+                "offset": place[1],
+                "shape": array.shape,
+                "dtype": array.dtype.str,
+            }
     said = {"where": where, "models": inputs.train.models, "device": inputs.device}
     (folder / "inputs.json").write_text(json.dumps(said))
 
 
-def _mapped(array: Any) -> dict[str, Any] | None:
-    """File, offset and shape of an array that is a stretch of a mapped file, or None."""
+def _mapped(array: Any) -> tuple[Path, int] | None:
+    """Where an array that is a stretch of a mapped file lies in it, or None."""
     if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
         return None
     root = array
     while isinstance(root.base, np.memmap):
         root = root.base
-    shift = array.ctypes.data - root.ctypes.data
-    return {
-        "file": str(array.filename),
-        "offset": root.offset + shift,
-        "shape": array.shape,
-        "dtype": array.dtype.str,
-    }
+    return Path(array.filename), root.offset + array.ctypes.data - root.ctypes.data
 
 
 @lru_cache(maxsize=2)  # cells of one (benchmark, encoder) follow one another
@@ -156,10 +235,12 @@ def _read(folder: str) -> trials.Inputs:
 
     def array(name: str) -> Any:
         place = said["where"].get(name)
-        if place is None or "offset" not in place:
-            return None if place is None else np.load(place["file"], mmap_mode="r")
-        shape, offset = tuple(place["shape"]), place["offset"]
-        return np.memmap(place["file"], np.dtype(place["dtype"]), mode="r", offset=offset, shape=shape)
+        if place is None:
+            return None
+        shape, dtype = tuple(place["shape"]), np.dtype(place["dtype"])
+        if 0 in shape:
+            return np.zeros(shape, dtype)  # nothing cannot be mapped
+        return np.memmap(place["file"], dtype, mode="r", offset=place["offset"], shape=shape)
 
     def queries(name: str) -> Queries:
         return Queries(
@@ -182,18 +263,42 @@ def _read(folder: str) -> trials.Inputs:
 # --- in a worker ------------------------------------------------------------------------------------
 
 
-def _begin(spool: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
+def _work(pipe: connection.Connection, spool: str, device: str, memory: int, timed: bool) -> None:
+    """A worker's life: tasks in, outcomes out, until the driver closes the pipe."""
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
-    torch.set_num_threads(1)
-    if torch.cuda.is_available():
+    if device == "cuda":
         torch.cuda.set_device(_free_gpu(Path(spool)))
+    if timed:
+        importlib.import_module("torch")  # or the first trial's seconds would be those of an import
+    _limit_memory(memory)
+    pipe.send(READY)
+    with contextlib.suppress(EOFError):
+        while True:
+            parcel, folder = pipe.recv()
+            try:
+                answer: Any = executors.perform(parcel, _read(folder))
+            except Exception as error:  # noqa: BLE001 - a plugin that cannot be imported here, say
+                answer = executors.Lost(reason=f"{type(error).__name__}: {error}")
+            pipe.send(answer)
 
 
 def _end_with_the_driver() -> None:
     if driver := multiprocessing.parent_process():
         driver.join()
         os._exit(1)
+
+
+def _limit_memory(most: int) -> None:
+    """Allocations that would go beyond `most` bytes fail: with MemoryError in one trial, not with the whole machine.
+
+    Mapped files do not count. No limit where it would be hardly more than the worker has already.
+    """
+    if sys.platform != "linux":
+        return  # elsewhere the limit says nothing of what is mapped
+    said = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if said and most >= int(said[1]) * 1024 + GIGABYTE and (hard == resource.RLIM_INFINITY or most < hard):
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _free_gpu(spool: Path) -> int:
@@ -212,14 +317,11 @@ def _free_gpu(spool: Path) -> int:
 _held: list[Any] = []
 
 
-def _perform(parcel: Parcel, folder: str) -> list[Any]:
-    return executors.perform(parcel, _read(folder))
-
-
 def build(workers: int | None, limit: float | None, device: str) -> Processes:
     if workers is None:
-        workers = torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
-    return Processes(workers, limit)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = torch.cuda.device_count() if device == "cuda" else cores
+    return Processes(workers, limit, device)
 
 
 @hookimpl
