@@ -1,0 +1,444 @@
+"""`rph sweep`: the same numbers from worker processes as from one, and from a sweep that was killed as from one that was not."""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests import toys
+
+from rph.store import Store
+
+FAULTS = ("", "raise", "segfault", "_exit", "hang", "eat", "")
+PROCESSES = ("--executor", "processes", "--workers", "2")
+TRIALS = 27  # of the toy router by the paper's protocol: 7 variants, then 5 of them with 4 more seeds
+
+
+def grid(faults):
+    return f"({','.join(f'Config(noise={i / 10}, fault={fault!r})' for i, fault in enumerate(faults))},)"
+
+
+class Sweep:
+    """`rph sweep` on the toy benchmark as a process, in a folder of its own, with a log of what was trained."""
+
+    def __init__(self, folder, routers="toy", more=PROCESSES, plugin=None, sleep=0.0):
+        folder.mkdir(exist_ok=True)
+        self.home, self.log = folder / "home", folder / "log"
+        self.log.touch()
+        bench = folder / "bench"
+        if not bench.exists():
+            toys.write_bench(bench)
+        plugin = plugin or toys.write_plugin(folder / "plugin.py")
+        self.arguments = [
+            "--plugin",
+            plugin,
+            "--routers",
+            routers,
+            "--encoders",
+            "numbers",
+            "--benches",
+            bench,
+        ]
+        self.more = more
+        self.environment = os.environ | {
+            "RPH_HOME": str(self.home),
+            "TOY_LOG": str(self.log),
+            "TOY_SLEEP": str(sleep),
+        }
+
+    def start(self, *more, **options):
+        # A shell starts background jobs with SIGINT ignored, and what they start inherits that, but no handler.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        command = [sys.executable, "-m", "rph", "sweep", "--json", *self.arguments, *self.more, *more]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        try:
+            return subprocess.Popen(command, env=self.environment, start_new_session=True, **pipes, **options)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def finish(self, *more, code=0, **options):
+        """Run it to its end: the results, and what was said."""
+        process = self.start(*more, **options)
+        output, error = process.communicate(timeout=300)
+        assert process.returncode == code, error
+        return json.loads(output), error
+
+    def fits(self):
+        return Counter(line for line in self.log.read_text().splitlines() if line.startswith("fit"))
+
+    def rows(self):
+        """Key -> (status, sha256 of the scores, attempts) of all trials in the store."""
+        path = self.home / "store" / "trials.sqlite"
+        query = "SELECT key, status, sha256, attempts FROM trials"
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database,
+        ):
+            return {key: tuple(rest) for key, *rest in database.execute(query)}
+        return {}  # there is no store yet
+
+    def processes(self, of="rph"):
+        """All that run for this sweep, whoever their parent is now."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                mine = f"RPH_HOME={self.home}\0".encode() in (folder / "environ").read_bytes()
+                if mine and of.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        return found
+
+    def workers(self):
+        return self.processes("spawn_main")
+
+    def spools(self):
+        return list((self.home / "spool").glob("*"))
+
+    def sound(self):
+        """Everything is in its place, and nothing was left behind."""
+        store = Store(self.home / "store")
+        problems = store.problems()
+        store.close()
+        return not problems and not self.spools() and not list((self.home / "store").rglob("*.npz.*"))
+
+
+def until(happened, process=None, seconds=60.0):
+    """Wait for it, but not for longer than the process lives."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        if process is not None and process.poll() is not None:
+            return
+        time.sleep(0.01)
+
+
+def without_times(cells):
+    """What must be equal: everything but the seconds."""
+    return [{key: value for key, value in cell.items() if key != "seconds"} for cell in cells]
+
+
+# --- the same results -------------------------------------------------------------------------------
+
+
+def test_worker_processes_give_what_one_process_gives_bit_for_bit_and_again_nothing_is_trained(tmp_path):
+    one = Sweep(tmp_path / "one", "toy,elo", more=["--executor", "local"])
+    many = Sweep(tmp_path / "many", "toy,elo", plugin=tmp_path / "one" / "plugin.py")
+    (expected, _), (results, _) = one.finish(), many.finish()
+    assert without_times(results) == without_times(expected) and len(results) == 2
+    assert many.rows() == one.rows() and len(many.rows()) == TRIALS + 15
+    assert many.fits() == one.fits() and set(many.fits().values()) == {1}
+    assert many.sound() and many.processes() == []
+    assert many.finish()[0] == results
+    assert many.rows() == one.rows() and many.fits() == one.fits()
+
+
+def test_built_in_routers_give_the_same_bits_in_worker_processes(tmp_path):
+    found = []
+    for name, more in (("one", ["--executor", "local"]), ("many", PROCESSES)):
+        sweep = Sweep(tmp_path / name, more=more)
+        sweep.arguments = ["--routers", "knn,mlp,rorf", "--encoders", "lsa", "--benches", "synthetic:n=400"]
+        results, _ = sweep.finish("--protocol", "quick")
+        found.append((without_times(results), sweep.rows()))
+    assert found[0] == found[1]
+    assert [cell["router"] for cell in found[0][0]] == ["knn", "mlp", "rorf"]
+
+
+def test_a_group_that_trains_together_gives_the_same_in_a_worker(tmp_path):
+    plugin = toys.write_plugin(tmp_path / "plugin.py", together=True)
+    one = Sweep(tmp_path / "one", more=["--executor", "local"], plugin=plugin)
+    many = Sweep(tmp_path / "many", plugin=plugin)
+    assert without_times(one.finish()[0]) == without_times(many.finish()[0])
+    assert one.rows() == many.rows() and "together 7" in many.log.read_text()
+
+
+# --- faults of a router -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_variants_that_end_or_hold_their_worker_fail_alone(tmp_path, together):
+    plugin = toys.write_plugin(tmp_path / "plugin.py", grid(FAULTS), together=together)
+    sweep = Sweep(tmp_path / "sweep", "toy,elo", plugin=plugin, more=["--trial-limit", "4", *PROCESSES])
+    (toy, elo), error = sweep.finish(code=1)
+    reasons = {
+        reason.split("fault=")[1].split()[0]: reason.split(": ", 1)[1] for reason in toy["failed_trials"]
+    }
+    assert list(reasons) == list(FAULTS[1:-1])
+    assert reasons["raise"] == "RuntimeError: this variant is broken in two lines"
+    assert reasons["segfault"] == "its process died (signal 11, Segmentation fault)"
+    assert reasons["_exit"] == "its process died (exit code 3)"
+    assert reasons["hang"] == "took longer than 4 s (--trial-limit)"
+    assert reasons["eat"].startswith("MemoryError: Unable to allocate 1.00 GiB")
+    assert all(reason in error for reason in reasons.values())
+    assert "2 cell(s) finished, 5 failure(s)" in error and "--retry-failed tries it again" in error
+    assert toy["variant"]["fault"] == "" and toy["trials"] == 2 + 2 * 4
+    assert elo["failed_trials"] == [] and elo["trials"] == 15
+    tries = sweep.fits()
+    assert tries["fit 0.4 hang 42"] == 1 and tries["fit 0 _exit 42"] == 0
+    assert sweep.sound() and sweep.processes() == []
+
+    # It is told again in the same words and not run again, until that is asked for.
+    rows = sweep.rows()
+    again, told = sweep.finish(code=1)
+    assert without_times(again) == without_times([toy, elo])
+    assert all(reason in told for reason in reasons.values())
+    assert sweep.rows() == rows and sweep.fits() == tries
+
+
+# --- faults of the machine --------------------------------------------------------------------------
+
+
+def test_workers_killed_in_the_middle_cost_no_result(tmp_path):
+    expected, _ = Sweep(tmp_path / "whole").finish()
+    sweep = Sweep(tmp_path / "killed", plugin=tmp_path / "whole" / "plugin.py", sleep=0.15)
+    process = sweep.start()
+    chance = random.Random(20260607)
+    for _ in range(3):
+        before = len(sweep.rows())
+        until(lambda before=before: len(sweep.rows()) > before + 2)  # so that no trial is hit twice
+        os.kill(chance.choice(sweep.workers()), signal.SIGKILL)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert without_times(json.loads(output)) == without_times(expected)
+    assert {attempts for *_, attempts in sweep.rows().values()} == {1}
+    assert sweep.sound() and sweep.processes() == []
+
+
+def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_nothing_had_happened(tmp_path):
+    plugin = toys.write_plugin(tmp_path / "plugin.py", grid([""] * 15))
+    whole = Sweep(tmp_path / "whole", "toy,elo", plugin=plugin)
+    expected, _ = whole.finish()
+    sweep = Sweep(tmp_path / "killed", "toy,elo", plugin=plugin, sleep=0.3)
+    chance = random.Random(20260607)
+    kills, finished = 0, {}
+    for _ in range(20):
+        old = set(sweep.spools())
+        process = sweep.start()
+        # Most of the process's life is importing; wait for a sign of work, then for a random while.
+        until(lambda old=old: set(sweep.spools()) - old, process)
+        time.sleep(chance.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        until(lambda: not sweep.processes(), seconds=10)  # the workers end with the driver
+        now = sweep.rows()
+        assert finished.items() <= now.items()  # nothing finished is lost or done again
+        finished = now
+    assert kills >= 15, "the sweep ended too soon for this test to mean anything"
+    sweep.environment["TOY_SLEEP"] = "0"
+    results, _ = sweep.finish()
+    assert without_times(results) == without_times(expected)
+    assert sweep.rows() == whole.rows() and {attempts for *_, attempts in sweep.rows().values()} == {1}
+    assert sweep.sound() and sweep.processes() == []
+
+
+def test_a_worker_in_the_middle_of_a_long_training_ends_with_its_driver(tmp_path):
+    plugin = toys.write_plugin(tmp_path / "plugin.py", grid(["hang"]))
+    sweep = Sweep(tmp_path / "sweep", plugin=plugin)
+    process = sweep.start()
+    until(sweep.fits, process)
+    process.kill()
+    process.communicate()
+    until(lambda: not sweep.processes(), seconds=10)
+
+
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_ctrl_c_ends_driver_and_workers_soon_and_keeps_what_is_finished(tmp_path, moment):
+    sweep = Sweep(tmp_path / "sweep", sleep=0.3)
+    process = sweep.start()
+    if moment == "starting":
+        until(lambda: len(sweep.workers()) == 2, process)
+    else:
+        until(lambda: len(sweep.rows()) >= 3, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, error = process.communicate(timeout=5)
+    assert process.returncode == 1 and output == ""
+    assert "stopped by Ctrl-C" in error and "continues" in error and "Traceback" not in error
+    assert sweep.processes() == [] and sweep.sound()
+    finished = sweep.rows()
+    assert len(finished) >= (0 if moment == "starting" else 3)
+    sweep.environment["TOY_SLEEP"] = "0"
+    ((cell,), _) = sweep.finish()
+    assert cell["trials"] == TRIALS and finished.items() <= sweep.rows().items()
+
+
+def test_two_sweeps_on_one_store_share_the_work_and_agree(tmp_path):
+    sweep = Sweep(tmp_path / "sweep", "toy,elo,kmeans", sleep=0.05)
+    processes = [sweep.start(), sweep.start()]
+    results = []
+    for process in processes:
+        output, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        results.append(json.loads(output))
+    assert without_times(results[0]) == without_times(results[1]) and len(results[0]) == 3
+    assert set(sweep.fits().values()) == {1} and len(sweep.fits()) == TRIALS
+    assert {attempts for *_, attempts in sweep.rows().values()} == {1}
+    assert sweep.sound() and sweep.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "doing"),
+    [(PROCESSES, "sharing arrays between workers"), (["--executor", "local"], "storing a trial's scores")],
+)
+def test_a_full_disk_is_told_and_nothing_half_written_counts(tmp_path, more, doing):
+    sweep = Sweep(tmp_path / "sweep", more=more)
+    sweep.arguments = ["--routers", "elo", "--encoders", "lsa", "--benches", "synthetic:n=6000"]
+    embed = [sys.executable, "-m", "rph", "embed", "--encoder", "lsa", "--bench", "synthetic:n=6000"]
+    subprocess.run(embed, env=sweep.environment, check=True, capture_output=True)
+
+    def narrow():  # a file may not be larger than this, which the run store never is
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    process = sweep.start("--protocol", "smoke", preexec_fn=narrow)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1, error
+    assert "no room to write" in error and doing in error and "Traceback" not in error
+    assert sweep.rows() == {} and sweep.sound()
+    ((cell,), _) = sweep.finish("--protocol", "smoke")
+    assert cell["trials"] == 1 and sweep.sound()
+
+
+def test_folders_that_cannot_be_written_are_told(tmp_path):
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.finish("--protocol", "smoke")
+    rows = sweep.rows()
+    assert (
+        sweep.sound()
+    )  # it also closes the store's log, which could go on being written in a folder that cannot
+    for folder in (sweep.home / "spool", sweep.home / "store", tmp_path / "out"):
+        folder.mkdir(exist_ok=True)
+        mode = folder.stat().st_mode
+        folder.chmod(0o500)
+        try:
+            if os.access(folder, os.W_OK):
+                pytest.skip("this user may write everywhere")
+            process = sweep.start("--protocol", "quick", "--out", tmp_path / "out")
+            _, error = process.communicate(timeout=60)
+            assert process.returncode == 1, error
+            assert "cannot be" in error and "fix: make" in error and "Traceback" not in error
+        finally:
+            folder.chmod(mode)
+    sweep.finish("--protocol", "quick", "--out", tmp_path / "out")
+    assert rows.items() <= sweep.rows().items() and sweep.sound()
+
+
+# --- options, called in this process ----------------------------------------------------------------
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A sweep whose arguments, store and log are used in this process."""
+    sweep = Sweep(tmp_path / "sweep", more=["--executor", "local"])
+    for name in ("RPH_HOME", "TOY_LOG", "TOY_SLEEP"):
+        monkeypatch.setenv(name, sweep.environment[name])
+    return sweep
+
+
+def test_only_what_is_new_is_run_and_the_plan_tells_it_before(rph, toy):
+    def plan(routers):
+        code, output, _ = rph("sweep", "--json", "--dry-run", *toy.arguments, "--routers", routers, *toy.more)
+        assert code == 0
+        return [
+            (cell["router"], cell["trials"], cell["done"], cell["seconds"]) for cell in json.loads(output)
+        ]
+
+    assert plan("toy") == [("toy", TRIALS, 0, None)]  # nothing is known of a router that was never run
+    assert toy.rows() == {} and toy.fits() == {}
+    assert rph("sweep", *toy.arguments, *toy.more)[0] == 0
+    first = toy.rows()
+    assert plan("toy,elo") == [("toy", TRIALS, TRIALS, 0.0), ("elo", 15, 0, None)]
+    code, output, _ = rph("sweep", *toy.arguments, "--routers", "toy,elo", *toy.more)
+    assert code == 0 and "elo" in output
+    assert first.items() <= toy.rows().items() and len(toy.rows()) == len(first) + 15
+    assert set(toy.fits().values()) == {1}
+    code, output, _ = rph("sweep", "--dry-run", *toy.arguments, "--force", *toy.more)
+    assert code == 0 and f"{TRIALS} trials to train at most" in output
+
+
+def test_force_trains_again_what_is_finished(rph, toy):
+    for more in ([], ["--force"], []):
+        assert rph("sweep", *toy.arguments, *toy.more, "--protocol", "smoke", *more)[0] == 0
+    assert list(toy.fits().values()) == [2]
+    assert [attempts for *_, attempts in toy.rows().values()] == [2]
+
+
+def test_a_failed_trial_is_run_again_only_when_that_is_asked_for(rph, toy, tmp_path):
+    toys.write_plugin(tmp_path / "sweep" / "plugin.py", grid(["", "raise", ""]))
+    fit = "fit 0.1 raise 42"
+    for more, runs in (([], 1), ([], 1), (["--retry-failed"], 2)):
+        code, output, error = rph("sweep", *toy.arguments, *toy.more, *more)
+        assert code == 1 and "gap closed" in output  # the ranked table
+        assert "toy noise=0.1,fault=raise seed 42: RuntimeError: this variant is broken in two lines" in error
+        assert "1 cell(s) finished, 1 failure(s)" in error
+        assert toy.fits()[fit] == runs
+    assert sum(toy.fits().values()) == 2 * 5 + 2
+
+
+def test_a_grid_can_stand_in_a_file_and_the_command_line_comes_first(rph, toy, tmp_path):
+    config, bench = tmp_path / "grid.yaml", toy.arguments[-1]
+    options = [*toy.arguments[:2], *toy.more, "--json", "--protocol", "smoke", "--config", config]
+    config.write_text(f"routers: [toy, elo]\nencoders: numbers\nbenches:\n  - {bench}\n")
+
+    def routers(*more):
+        code, output, error = rph("sweep", *options, *more)
+        assert code == 0, error
+        return [cell["router"] for cell in json.loads(output)]
+
+    assert routers() == ["toy", "elo"]
+    assert routers("--routers", "elo, knn") == ["elo", "knn"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("routers: [toy]\nroutres: [elo]\n", "unknown: routres"),
+        ("- toy\n", "no mapping"),
+        ("routers: [toy\n", "cannot be read"),
+        (b"\xff\xfe\xfa", "cannot be read"),
+        ("routers: [toy]\n", "a sweep of which encoders?"),
+        ("routers: 5\nencoders: numbers\nbenches: synthetic\n", "router '5' is not installed"),
+        ("", "a sweep of which routers?"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(rph, toy, tmp_path, content, message):
+    config = tmp_path / "grid.yaml"
+    if content is not None:
+        config.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, _, error = rph("sweep", *toy.arguments[:2], "--config", config)
+    assert code == 2 and message in error
+
+
+def test_an_unknown_name_leaves_no_spool_behind(rph, toy):
+    code, _, error = rph("sweep", *toy.arguments, "--routers", "tyo", *PROCESSES)
+    assert code == 2 and "did you mean 'toy'" in error
+    assert toy.spools() == []
+
+
+@pytest.mark.parametrize("more", [["--workers", "2"], ["--trial-limit", "5"], ["--executor", "proceses"]])
+def test_what_an_executor_cannot_do_is_refused(rph, toy, more):
+    code, _, error = rph("sweep", *toy.arguments, *toy.more, *more)
+    assert code == 2 and ("--executor processes" in error or "did you mean 'processes'" in error)
+
+
+@pytest.mark.parametrize("more", [["--executor", "local"], [*PROCESSES, "--trial-limit", "60"]])
+def test_a_clock_that_runs_back_changes_nothing_but_when_trials_were_finished(
+    rph, toy, tmp_path, monkeypatch, more
+):
+    expected, _ = Sweep(tmp_path / "other", more=["--executor", "local"]).finish()
+    assert rph("sweep", *toy.arguments, *more, "--protocol", "smoke")[0] == 0
+    hours = itertools.count()
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() - 3600 * next(hours))
+    code, output, error = rph("sweep", "--json", *toy.arguments, *more)
+    assert code == 0, error
+    assert without_times(json.loads(output)) == without_times(expected)
+    assert {attempts for *_, attempts in toy.rows().values()} == {1}
+    assert set(toy.fits().values()) == {1} and len(toy.fits()) == TRIALS
