@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ def _read(folder: str) -> trials.Inputs:
 
 def _work(pipe: connection.Connection, spool: str, device: str, memory: int, timed: bool) -> None:
     """A worker's life: tasks in, outcomes out, until the driver closes the pipe."""
-    # MUT
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
     if device == "cuda":
         torch.cuda.set_device(_free_gpu(Path(spool)))
     if timed:

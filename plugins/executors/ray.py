@@ -79,7 +79,14 @@ class Ray:
         return self._size
 
     def share(self, name: str, inputs: trials.Inputs) -> None:
-        self._inputs[name] = self._ray.put(_plain(inputs))
+        try:
+            self._inputs[name] = self._ray.put(_plain(inputs))
+        except self._ray.exceptions.RayError as error:
+            raise RphError(
+                "the inputs of a cell do not fit into Ray's object store",
+                why=str(error),
+                fix="free some disk, where Ray puts what memory does not hold, then run the same command",
+            ) from error
 
     def submit(self, task: Task) -> None:
         answers = self._perform.remote(executors.pack(task), self._inputs[task.inputs], _software())
@@ -159,7 +166,7 @@ def _connect(ray: Any, workers: int | None) -> None:
     }  # what a router prints is not this command's output
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would be sent to Ray's makers
-        cores = len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         ray.init(address="local", num_cpus=workers or cores, include_dashboard=False, **quiet)
         return
     host, _, port = address.rpartition(":")

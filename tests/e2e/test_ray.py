@@ -118,13 +118,13 @@ def working(cluster):
 
 @contextlib.contextmanager
 def when(happened, act):
-    """Do something as soon as something else has happened, while the block runs."""
+    """While the block runs, act as soon as something has happened, or after a minute."""
 
     def wait():
         deadline = time.monotonic() + 60
-        while not happened() and time.monotonic() < deadline:
+        while not (what := happened()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        act()
+        act(what)
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -159,7 +159,7 @@ def test_a_cluster_of_two_nodes_gives_the_same_bits(rph, toy, expected, on_clust
 def test_a_node_killed_in_the_middle_costs_no_result(rph, toy, expected, on_cluster, rph_home):
     begun = toy.folder / "begun"  # on a node where no trial ever ends
     node = on_cluster.add_node(num_cpus=1, env_vars={"TOY_LOG": str(begun), "TOY_SLEEP": "3600"})
-    with when(begun.exists, lambda: on_cluster.remove_node(node, allow_graceful=False)):
+    with when(begun.exists, lambda _: on_cluster.remove_node(node, allow_graceful=False)):
         code, output, error = rph(*toy.arguments("ray"))
     assert code == 0, error
     assert (without_times(json.loads(output)), rows(rph_home)) == expected
@@ -167,12 +167,17 @@ def test_a_node_killed_in_the_middle_costs_no_result(rph, toy, expected, on_clus
 
 
 def test_a_worker_killed_in_the_middle_costs_no_result(rph, toy, expected, on_cluster, rph_home):
-    begun = lambda: len(toy.fits()) >= 5 and working(on_cluster)
-    with when(begun, lambda: os.kill(working(on_cluster)[0], signal.SIGKILL)):
+    killed = []
+
+    def kill(workers):
+        killed.append(workers[0])
+        os.kill(workers[0], signal.SIGKILL)
+
+    with when(lambda: len(toy.fits()) >= 5 and working(on_cluster), kill):
         code, output, error = rph(*toy.arguments("ray"))
     assert code == 0, error
     assert (without_times(json.loads(output)), rows(rph_home)) == expected
-    assert sum(toy.fits().values()) == TRIALS + 1
+    assert killed and sum(toy.fits().values()) in (TRIALS, TRIALS + 1)  # it may have been about to begin
 
 
 def test_variants_that_end_or_hold_their_worker_fail_alone(rph, toy, on_cluster, tmp_path):
