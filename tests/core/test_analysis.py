@@ -7,12 +7,12 @@ import pytest
 
 from rph import UsageError, analysis, report, run
 
-PRIOR = np.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]], np.float32)  # train labels: means 0, 0.5, 1
+PRIOR = np.array([0.0, 0.5, 1.0])  # means of train labels
 
 
 def cell(router, scores, bench="b"):
     """Stands for a finished cell."""
-    dataset = SimpleNamespace(train=SimpleNamespace(labels=PRIOR))
+    dataset = SimpleNamespace(prior=PRIOR)
     result = SimpleNamespace(bench=bench, encoder="e", router=router)
     return run.Finished(result=result, dataset=dataset, test_scores=lambda: [np.asarray(scores, np.float32)])
 
