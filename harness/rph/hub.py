@@ -41,23 +41,26 @@ def fetch(file: File, *, of: str) -> Path:
 
     Raises RphError where it cannot be had: offline, not found, no access, no connection, or wrong content.
     """
-    path = find(file) or _download(file, of)
-    verify(file, path)
-    _record(file, path)
-    return path
+    path = find(file)
+    return _download(file, of) if path is None else _checked(file, path)
 
 
 def fetch_folder(files: Sequence[File], *, of: str) -> Path:
     """A folder with all these files of one repository, each verified as `fetch` does."""
-    kept = [_clients(file) for file in files]
-    if None not in kept and None in [_ours(file) for file in files]:
-        paths = [fetch(file, of=of) for file in files]
-    else:
-        paths = [_ours(file) or _download(file, of) for file in files]
-        for file, path in zip(files, paths, strict=True):
-            verify(file, path)
-            _record(file, path)
+    ours, theirs = [_ours(file) for file in files], [_clients(file) for file in files]
+    kept = theirs if None in ours and None not in theirs else ours  # one folder has them all, or ours will
+    paths = [
+        _download(file, of) if path is None else _checked(file, path)
+        for file, path in zip(files, kept, strict=True)
+    ]
     return paths[0].parents[len(Path(files[0].path).parts) - 1]
+
+
+def _checked(file: File, path: Path) -> Path:
+    """The path of a copy that was here, verified; what `_download` gives was verified before it got its name."""
+    verify(file, path)
+    _record(file, path)
+    return path
 
 
 def checked_by(file: File) -> str:

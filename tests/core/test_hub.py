@@ -15,7 +15,7 @@ import pytest
 from tests.hub_server import FakeHub
 
 from rph import File, RphError
-from rph.hub import verify
+from rph.hub import fetch_folder, verify
 
 BODY = b"labels and costs" * 1000
 FILE = File(
@@ -231,3 +231,19 @@ def test_a_file_of_another_size_is_refused(tmp_path):
 def test_a_file_without_a_recorded_hash_is_checked_by_size_alone(tmp_path):
     (tmp_path / "f").write_bytes(b"x" * 16_000)
     verify(File(repo="a/b", path="f", revision="a" * 40, size=16_000), tmp_path / "f")
+
+
+@pytest.mark.parametrize("ours", [(), ("a",), ("a", "b")])
+def test_a_folder_holds_all_files_though_some_are_in_two_places(tmp_path, rph_home, monkeypatch, ours):
+    files = [File(repo="o/r", path=name, revision="a" * 40, repo_type="model") for name in ("a", "b")]
+    theirs = tmp_path / "hub"
+    snapshot = theirs / "models--o--r/snapshots" / ("a" * 40)
+    mine = rph_home / "hub/models--o--r" / ("a" * 40)
+    for folder, names in ((snapshot, ("a", "b")), (mine, ours)):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text(name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(theirs))
+    folder = fetch_folder(files, of="toy")
+    assert folder == (mine if ours == ("a", "b") else snapshot)
+    assert all((folder / file.path).is_file() for file in files)
