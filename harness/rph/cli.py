@@ -78,6 +78,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 StorePath = Annotated[
     Path | None, typer.Option("--store", help="Folder of the run store [default: RPH_HOME/store].")
 ]
+Results = Annotated[
+    Path | None,
+    typer.Option("--out", help="Also write <bench>/<router>/<encoder>.json and the routes into this folder."),
+]
 Prices = Annotated[
     list[str] | None,
     typer.Option("--price", help="MODEL=USD per call, for a benchmark without costs; once per model."),
@@ -120,10 +124,7 @@ def eval_(
     device: Device = "auto",
     store: StorePath = None,
     price: Prices = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also write <bench>/<router>/<encoder>.json and the routes into this folder."),
-    ] = None,
+    out: Results = None,
     plugin: PluginFiles = None,
     strict_plugins: Strict = False,
     as_json: Json = False,
@@ -137,11 +138,7 @@ def eval_(
     registry = _registry(plugin, strict_plugins)
     with _progress() as progress, _interruptible():
         outcome = _evaluate(registry, progress, router, bench, encoder, protocol, device, store, price)
-    if out is not None:
-        from rph import results
-
-        for cell in outcome.cells:
-            results.write(out, cell.result, cell.routes())
+    _write_results(outcome, out)
     _print_outcome(outcome, as_json)
 
 
@@ -169,10 +166,7 @@ def sweep_(
     device: Device = "auto",
     store: StorePath = None,
     price: Prices = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also write <bench>/<router>/<encoder>.json and the routes into this folder."),
-    ] = None,
+    out: Results = None,
     plugin: PluginFiles = None,
     strict_plugins: Strict = False,
     as_json: Json = False,
@@ -207,11 +201,7 @@ def sweep_(
             retry_failed=retry_failed,
             force=force,
         )
-    if out is not None:
-        from rph import results
-
-        for cell in outcome.cells:
-            results.write(out, cell.result, cell.routes())
+    _write_results(outcome, out)
     _print_outcome(outcome, as_json)
 
 
@@ -571,6 +561,14 @@ def _progress() -> Iterator[Progress]:
         # One line each, above the bars: a damaged cache entry that was rebuilt, a library's complaint.
         warnings.showwarning = lambda message, *_, **__: progress.note(str(message))
         yield progress
+
+
+def _write_results(outcome: Outcome, folder: Path | None) -> None:
+    if folder is not None:
+        from rph import results
+
+        for cell in outcome.cells:
+            results.write(folder, cell.result, cell.routes())
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,16 @@ THREADS = {
     "GOMP_SPINCOUNT": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def overdue(task: Task, limit: float) -> Lost:
+    """A task that took longer than `limit` seconds for each of its trials."""
+    return Lost(reason=f"took longer than {limit * len(task.trials):g} s (--trial-limit)", final=True)
 
 
 @dataclass(frozen=True)

@@ -161,8 +161,8 @@ class Processes:
         if time.monotonic() < worker.ends:
             return None
         self._drop(worker)
-        seconds = self._limit * len(worker.task.trials) if self._limit and worker.task else 0.0
-        return executors.Lost(reason=f"took longer than {seconds:g} s (--trial-limit)", final=True)
+        assert worker.task is not None and self._limit is not None  # or it would never end
+        return executors.overdue(worker.task, self._limit)
 
     def _drop(self, worker: _Worker) -> None:
         self._workers.remove(worker)
@@ -319,8 +319,7 @@ _held: list[Any] = []
 
 def build(workers: int | None, limit: float | None, device: str) -> Processes:
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = torch.cuda.device_count() if device == "cuda" else cores
+        workers = torch.cuda.device_count() if device == "cuda" else executors.cores()
     return Processes(workers, limit, device)
 
 

@@ -132,8 +132,7 @@ class Ray:
         if time.monotonic() < running.ends:
             return None
         self._ray.cancel(running.answers, force=True)
-        seconds = (self._limit or 0) * len(running.task.trials)
-        return executors.Lost(reason=f"took longer than {seconds:g} s (--trial-limit)", final=True)
+        return executors.overdue(running.task, self._limit or 0.0)
 
     def close(self) -> None:
         for running in self._running:
@@ -166,8 +165,7 @@ def _connect(ray: Any, workers: int | None) -> None:
     }  # what a router prints is not this command's output
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would be sent to Ray's makers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ray.init(address="local", num_cpus=workers or cores, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=workers or executors.cores(), include_dashboard=False, **quiet)
         return
     host, _, port = address.rpartition(":")
     try:
