@@ -565,10 +565,12 @@ def _progress() -> Iterator[Progress]:
 
 def _write_results(outcome: Outcome, folder: Path | None) -> None:
     if folder is not None:
-        from rph import results
+        from rph import resultfiles
 
         for cell in outcome.cells:
-            results.write(folder, cell.result, cell.routes())
+            result = cell.result
+            queries = resultfiles.per_query(cell.dataset, result.seeds, cell.routes())
+            resultfiles.write(folder, result, queries)
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:

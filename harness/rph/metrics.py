@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     Bool = NDArray[np.bool_]
 
 LAMBDAS = (0.0, 0.2, 0.5, 0.7, 0.9)  # paper, App. E.4
+CURVE = tuple(step / 20 for step in range(21))  # the lambdas of an accuracy-cost curve
 CLIP = 1e-7  # BCE reads a P of 0 as this, and a P of 1 as 1 minus this: one wrong cell costs at most 16 nats
+COLLAPSED = (
+    0.99  # a router whose `top_share` is at least this has collapsed: in effect it routes to one model
+)
 ROUNDING = 1e-6  # a probability computed in float32 may leave [0, 1] by this much
 
 
@@ -145,6 +149,26 @@ def gap_closed(accuracy: float | None, best_single: float | None, oracle: float 
     return (accuracy - best_single) / (oracle - best_single)
 
 
+class OracleGap(NamedTuple):
+    """What stands between a router and the oracle, in accuracy; the two add up to oracle - accuracy."""
+
+    irreducible: float  # oracle - Bayes: which answer will be right is chance, even to who knows P(correct)
+    learnable: float  # Bayes - accuracy: what the router misses; below 0 where it was lucky
+
+
+def oracle_gap(accuracy: float | None, bayes: float | None, oracle: float | None) -> OracleGap | None:
+    """The oracle gap in two parts, where a control world knows the accuracy of the best possible router.
+
+    None where one of the three is unknown.
+
+    >>> oracle_gap(0.5, bayes=0.75, oracle=1.0)
+    OracleGap(irreducible=0.25, learnable=0.25)
+    """
+    if accuracy is None or bayes is None or oracle is None:
+        return None
+    return OracleGap(oracle - bayes, bayes - accuracy)
+
+
 # --- cost-aware utility -----------------------------------------------------------------------------
 
 
@@ -198,17 +222,142 @@ def utility(
     A query whose chosen label or cost is missing is left out. At lam = 0 this is the accuracy, and costs are
     not read. At lam > 0 without prices (`costs` or `scale` is None) nothing is observed: the value is None.
     """
+    if 0 < lam <= 1 and (costs is None or scale is None):
+        return Mean(None, 0.0, 0)
+    chosen = utility_route(scores, scale, lam, prior, selector_costs=selector_costs)
+    if lam == 0 or costs is None or scale is None:
+        return accuracy(chosen, Y)
+    return _mean((1 - lam) * _chosen(chosen, Y) - lam * scale.scaled(_chosen(chosen, costs)))
+
+
+def utility_route(
+    scores: Floats,
+    scale: CostScale | None,
+    lam: float,
+    prior: Floats,
+    *,
+    selector_costs: Floats | None = None,
+) -> Int64:
+    """The model [N] that `utility` chooses at `lam` in [0, 1]. At lam = 0 `route`, and no price is read.
+
+    Raises ValueError beyond [0, 1], and at lam > 0 without a scale.
+    """
     if not 0 <= lam <= 1:
         raise ValueError(f"lambda is {lam}, not in [0, 1]")
     if lam == 0:
-        return accuracy(route(scores, prior), Y)
-    if costs is None or scale is None:
-        return Mean(None, 0.0, 0)
+        return route(scores, prior)
+    if scale is None:
+        raise ValueError(f"lambda is {lam}, and there are no prices to choose by")
     known = scale.mean
     if selector_costs is not None:
         known = np.where(np.isnan(selector_costs), scale.mean, selector_costs.astype(np.float64))
-    chosen = route((1 - lam) * scores.astype(np.float64) - lam * scale.scaled(known), prior)
-    return _mean((1 - lam) * _chosen(chosen, Y) - lam * scale.scaled(_chosen(chosen, costs)))
+    return route((1 - lam) * scores.astype(np.float64) - lam * scale.scaled(known), prior)
+
+
+# --- quality for money ---------------------------------------------------------------------------------
+
+
+def frontier(cost: Floats, quality: Floats) -> Int64:
+    """The points that no other point beats, cheapest first: indices into cost, quality [P].
+
+    A point is beaten by one that is no dearer and no worse, and better in one of the two; of equal points the
+    first stands for all. A point with an unknown coordinate is in no order with the others and is left out.
+
+    >>> frontier(np.array([1.0, 3.0, 2.0, 2.0]), np.array([0.5, 0.8, 0.4, 0.7])).tolist()
+    [0, 3, 1]
+    """
+    known = np.flatnonzero(~(np.isnan(cost) | np.isnan(quality)))
+    order = known[np.lexsort((-quality[known], cost[known]))]  # cheapest first, the best of equal cost first
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], quality[order]]))[:-1]
+    kept: Int64 = order[quality[order] > before]
+    return kept
+
+
+def cost_hull(cost: Floats, quality: Floats) -> tuple[Float64, Float64]:
+    """The least concave, non-decreasing curve over the points [P], from (0, 0): costs and qualities of its corners.
+
+    What mixtures of the points reach: RouterBench's non-decreasing convex hull, Sec. 3.2 (arXiv:2403.12031). Between
+    corners it is linear, as one flips a coin; to the left of the cheapest point one flips it against giving no
+    answer, for nothing; to the right of the best it stays. Costs are US dollars, at least 0.
+    """
+    cost, quality = np.append(0.0, cost), np.append(0.0, quality)
+    corners: list[tuple[float, float]] = []
+    for index in frontier(cost, quality):
+        c, q = float(cost[index]), float(quality[index])
+        while len(corners) > 1:
+            (c1, q1), (c2, q2) = corners[-2:]
+            if (q2 - q1) * (c - c2) > (q - q2) * (c2 - c1):  # the last corner bends down: it stays
+                break
+            corners.pop()
+        corners.append((c, q))
+    return np.array([c for c, _ in corners]), np.array([q for _, q in corners])
+
+
+def aiq(cost: Floats, quality: Floats, low: float, high: float) -> float | None:
+    """Mean of `cost_hull` over costs from low to high: RouterBench's AIQ, Sec. 3.4 (arXiv:2403.12031).
+
+    cost, quality [P] are the points of one router, NaN where unknown: mean US dollars per query and accuracy. `low`
+    and `high` must be the same for all that are compared; here the costs of the pool's cheapest and dearest
+    model. None where no point is known or there is no range.
+
+    >>> aiq(np.array([1.0, 3.0]), np.array([0.4, 0.8]), low=1.0, high=5.0)
+    0.7
+    """
+    if not high > low or not len(frontier(cost, quality)):
+        return None
+    at, curve = cost_hull(cost, quality)
+    inside = (at > low) & (at < high)
+    x = np.concatenate([[low], at[inside], [high]])
+    return float(np.trapezoid(np.interp(x, at, curve), x) / (high - low))
+
+
+# --- two models: how much of the stronger one's gain for how many of its calls -------------------------
+
+
+class Recovered(NamedTuple):
+    """What a router between a strong and a weak model recovers of the gap between them. RouteLLM, Sec. 2.3."""
+
+    apgr: float  # mean of the performance gap recovered over all shares of strong calls
+    cpt50: float | None  # least share of strong calls that recovers half of the gap; None: never
+    cpt80: float | None
+
+
+def gap_recovered(scores: Floats, Y: Floats, prior: Floats) -> Recovered | None:
+    """APGR and CPT of a pool of two: scores, Y [N, 2], prior [2]. Ong et al. 2024 (arXiv:2406.18665), Sec. 2.3.
+
+    The strong model is the one better on train. Sending it the share c of the queries on which its score leads most
+    gives an accuracy q(c), and PGR(c) = (q(c) - q(0)) / (q(1) - q(0)). Where leads are equal the queries go in random
+    order, in expectation: q is linear there. The mean over c is the exact area, where theirs takes ten shares.
+    Queries with a missing label are left out. None where K is not 2 or the strong model is not better on these.
+
+    >>> gap_recovered(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([0.9, 0.5]))
+    Recovered(apgr=0.75, cpt50=0.25, cpt80=0.4)
+    """
+    if Y.shape[1] != 2:
+        return None
+    strong = best_single_model(prior)
+    seen = ~np.isnan(Y).any(axis=1)
+    lead = (scores[:, strong] - scores[:, 1 - strong])[seen].astype(np.float64)
+    gain = (Y[:, strong] - Y[:, 1 - strong])[seen].astype(np.float64)
+    if not len(gain) or gain.sum() <= 0:
+        return None
+    order = np.argsort(-lead, kind="stable")
+    ends = np.flatnonzero(np.diff(lead[order], append=-np.inf))  # the last of each group of equal leads
+    share = np.concatenate([[0.0], (ends + 1) / len(gain)])
+    pgr = np.concatenate([[0.0], gain[order].cumsum()[ends] / gain.sum()])
+    return Recovered(
+        float(np.trapezoid(pgr, share)), _first_share(share, pgr, 0.5), _first_share(share, pgr, 0.8)
+    )
+
+
+def _first_share(share: Float64, pgr: Float64, level: float) -> float | None:
+    """Where the piecewise linear curve first reaches the level."""
+    reached = np.flatnonzero(pgr >= level)
+    if not len(reached):
+        return None
+    i = int(reached[0])
+    along = (level - pgr[i - 1]) / (pgr[i] - pgr[i - 1])
+    return float(share[i - 1] + along * (share[i] - share[i - 1]))
 
 
 # --- how good are the probabilities -----------------------------------------------------------------
@@ -281,6 +430,21 @@ def hard_easy(Y: Floats, top_model: int) -> tuple[Bool, Bool]:
     return hard, easy
 
 
+def correct_mass(Y: Floats) -> Float64:
+    """Which models are right: Y [N, K] -> [K] shares that add up to 1 (NaN where no query was solved). Paper, Fig. 4.
+
+    The paper does not define its "correctness mass". Here each solvable query weighs 1, shared by its models in
+    proportion to their observed labels: what an oracle that breaks its ties at random would select.
+    """
+    labels = np.nan_to_num(Y.astype(np.float64))
+    total = labels.sum(axis=1, keepdims=True)
+    solved = total[:, 0] > 0
+    if not solved.any():
+        return np.full(Y.shape[1], np.nan)
+    mass: Float64 = (labels[solved] / total[solved]).mean(axis=0)
+    return mass
+
+
 def selection_counts(route: Int64, K: int) -> Int64:
     """How many queries each of the K models is chosen for: [K]. Paper, Fig. 4."""
     return np.bincount(route, minlength=K).astype(np.int64)
@@ -294,6 +458,56 @@ def selection_entropy(counts: Int64) -> float:
     """
     share = counts[counts > 0] / counts.sum()
     return float(share @ np.log2(1 / share))
+
+
+def total_variation(p: Floats, q: Floats) -> float:
+    """Half the L1 distance of two distributions [K]: 0 where they are equal, 1 where they share nothing.
+
+    >>> total_variation(np.array([0.5, 0.5, 0.0]), np.array([0.5, 0.25, 0.25]))
+    0.25
+    """
+    return float(np.abs(p.astype(np.float64) - q.astype(np.float64)).sum() / 2)
+
+
+class Exchange(NamedTuple):
+    """How two routers differ on N queries. Paper, Sec. 5.2 and Tab. 4."""
+
+    disagreement: float  # share of all queries on which they choose different models
+    accuracy_gap: float | None  # |mean of Y_a - Y_b| over all queries
+    change: float | None  # mean of |Y_a - Y_b| where they disagree, wins of both sides; None: they never do
+    signed_change: float | None  # |mean of Y_a - Y_b| where they disagree: what is left once wins cancel out
+
+
+def exchange(route_a: Int64, labels_a: Floats, route_b: Int64, labels_b: Floats) -> Exchange:
+    """Do two routers exchange errors, or is one better? All [N]: their routes, and the labels of what they chose.
+
+    A query where either label is missing counts in the disagreement alone. With dense labels the accuracy gap is the
+    disagreement times the signed change.
+
+    >>> routes, labels = np.array([0, 0, 0, 1]), np.array([1.0, 0.0, 1.0, 1.0])
+    >>> exchange(routes, labels, np.array([0, 1, 1, 0]), np.array([1.0, 1.0, 0.0, 0.0]))[:3]
+    (0.75, 0.25, 1.0)
+    """
+    apart = route_a != route_b
+    difference = labels_a.astype(np.float64) - labels_b.astype(np.float64)
+    exchanged = difference[apart]
+    gap, change = _mean(difference).value, _mean(np.abs(exchanged)).value
+    signed = _mean(exchanged).value
+    return Exchange(
+        disagreement(route_a, route_b),
+        None if gap is None else abs(gap),
+        change,
+        None if signed is None else abs(signed),
+    )
+
+
+def top_share(counts: Int64) -> float:
+    """Share of the queries that go to the model with the most: at least 1 / K, 1 for a constant route.
+
+    >>> top_share(np.array([3, 1, 0]))
+    0.75
+    """
+    return float(counts.max() / counts.sum())
 
 
 # --- scores that are not probabilities --------------------------------------------------------------

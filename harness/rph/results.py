@@ -8,18 +8,16 @@ routes at lambda = 0 are those of the raw scores.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from rph import disk, metrics
-from rph.api import RouterCard, RoutingDataset
-from rph.errors import UsageError
+from rph import metrics
+from rph.api import RouterCard, RoutingDataset, Split
+from rph.arrays import observed_means
 from rph.store import Scored
 
 if TYPE_CHECKING:
@@ -49,11 +47,25 @@ class Reference(Record):
     bayes: float | None  # of argmax P(correct), where a control world knows it
     bayes_expected: float | None  # the expectation of `bayes` over fresh labels
     base_rate_bce: float | None  # BCE of predicting each model's train mean for every query
+    model_accuracy: tuple[float | None, ...]  # of each model on every query; None: never observed
+    model_cost: tuple[float | None, ...] | None  # mean US dollars per call; None: the benchmark has no costs
+    correct_mass: (
+        tuple[float, ...] | None
+    )  # share of each model in what is answered correctly (paper, Fig. 4)
+    hard_correct_mass: tuple[float, ...] | None  # the same on hard queries; None: there are none
     hard_share: float  # of the test queries (paper, Sec. 5.1)
     easy_share: float
     n_train: int
     n_val: int
     n_test: int
+
+
+class Point(Record):
+    """What routing by the utility at one lambda gives on test."""
+
+    lam: float
+    accuracy: float | None
+    cost: float | None  # mean US dollars per query
 
 
 class Measured(Record):
@@ -68,20 +80,47 @@ class Measured(Record):
     cost: float | None  # mean US dollars per query of the chosen models
     utility: Utilities | None  # None: the benchmark has no costs
     utility_native: Utilities | None  # of scores that are no probabilities, scaled to [0, 1] per query
+    curve: tuple[Point, ...] | None  # accuracy against cost; None: no costs
+    apgr: float | None  # of a pool of two models (metrics.gap_recovered), as the next two
+    cpt50: float | None
+    cpt80: float | None
     selections: tuple[int, ...]  # queries sent to each model
+    hard_selections: tuple[int, ...]  # hard ones among them
     selection_entropy: float  # bits
+
+
+class Method(Record):
+    """What the router's card says of it: a board is built where the router is not installed."""
+
+    title: str
+    paper: str
+    year: int
+    family: str
+    licence: str
+    calibrated: bool
+    fidelity: tuple[str, ...]
+
+
+class Configuration(Record):
+    """One finished trial: a point of the paper's Fig. 2."""
+
+    variant_name: str
+    seed: int
+    val_accuracy: float | None
+    test_accuracy: float | None
 
 
 class CellResult(Record):
     """One finished cell (benchmark, router, encoder): the headline, and what it is a function of."""
 
-    format: Literal["rph-result/1"] = "rph-result/1"
+    format: Literal["rph-result/2"] = "rph-result/2"
     bench: str
     subset: str  # not empty: the benchmark's rows are not its full release
     bench_fingerprint: str
     router: str
     router_distribution: str
     router_version: str
+    method: Method
     encoder: str
     encoder_identity: str
     protocol: str
@@ -111,9 +150,15 @@ class CellResult(Record):
     hard_accuracy: float | None
     easy_accuracy: float | None
     selection_share: dict[str, float]  # model -> share of test queries, mean over seeds
+    hard_selection_share: dict[str, float] | None  # of the hard queries; None: there are none
     selection_entropy: float
+    curve: tuple[Point, ...] | None
+    apgr: float | None
+    cpt50: float | None
+    cpt80: float | None
     reference: Reference
     per_seed: tuple[Measured, ...]
+    configurations: tuple[Configuration, ...]  # every finished trial, in the order of seeds and variants
     seconds: float  # of all finished trials of the cell that the protocol asked for, fit and scoring
     trials: int  # finished trials that the protocol asked for
     failed_trials: tuple[str, ...]  # one line each
@@ -129,6 +174,7 @@ def reference(dataset: RoutingDataset) -> Reference:
     best = metrics.best_single_model(prior)
     hard, easy = metrics.hard_easy(test.labels, best)
     p = test.p_correct
+    known = [metrics.constant(model, test.labels).value for model in range(len(dataset.models))]
     return Reference(
         best_single=metrics.constant(best, test.labels).value,
         best_single_model=dataset.models[best],
@@ -138,6 +184,10 @@ def reference(dataset: RoutingDataset) -> Reference:
         bayes=None if p is None else metrics.bayes(p, test.labels, prior).value,
         bayes_expected=None if p is None else metrics.bayes_expected(p),
         base_rate_bce=metrics.base_rate_bce(prior, test.labels),
+        model_accuracy=tuple(known),
+        model_cost=None if test.costs is None else _means(test.costs),
+        correct_mass=_mass(test.labels),
+        hard_correct_mass=_mass(test.labels[hard]),
         hard_share=float(hard.mean()),
         easy_share=float(easy.mean()),
         n_train=len(dataset.train),
@@ -146,9 +196,19 @@ def reference(dataset: RoutingDataset) -> Reference:
     )
 
 
-def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """Val routing accuracy at lambda = 0 of scores [N, K]; None where no chosen model's label was observed."""
-    return metrics.accuracy(metrics.route(scores, dataset.prior), dataset.val.labels).value
+def _means(table: Array) -> tuple[float | None, ...]:
+    """Mean of each column, None where nothing is known."""
+    return tuple(None if np.isnan(mean) else float(mean) for mean in observed_means(table))
+
+
+def _mass(labels: Array) -> tuple[float, ...] | None:
+    mass = metrics.correct_mass(labels)
+    return None if np.isnan(mass).any() else tuple(map(float, mass))
+
+
+def accuracy(scores: Float32, split: Split, prior: Array) -> float | None:
+    """Routing accuracy at lambda = 0 of scores [N, K]; None where no chosen model's label was observed."""
+    return metrics.accuracy(metrics.route(scores, prior), split.labels).value
 
 
 def measure(
@@ -162,6 +222,7 @@ def measure(
     hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
     counts = metrics.selection_counts(route, K)
     P, native = _probabilities(dataset, card, scored), None
+    recovered = metrics.gap_recovered(P, test.labels, prior)
     if not card.calibrated:
         native = _utilities(dataset, metrics.row_minmax(scored.test), prior, realised_selector)
     return Measured(
@@ -174,7 +235,12 @@ def measure(
         cost=None if test.costs is None else metrics.cost(route, test.costs).value,
         utility=_utilities(dataset, P, prior, realised_selector),
         utility_native=native,
+        curve=_curve(dataset, P, prior, realised_selector),
+        apgr=None if recovered is None else recovered.apgr,
+        cpt50=None if recovered is None else recovered.cpt50,
+        cpt80=None if recovered is None else recovered.cpt80,
         selections=tuple(int(count) for count in counts),
+        hard_selections=tuple(int(count) for count in metrics.selection_counts(route[hard], K)),
         selection_entropy=metrics.selection_entropy(counts),
     )
 
@@ -190,11 +256,8 @@ def _probabilities(dataset: RoutingDataset, card: RouterCard, scored: Scored) ->
 def _utilities(
     dataset: RoutingDataset, scores: Array, prior: Any, realised_selector: bool
 ) -> Utilities | None:
-    train, test = dataset.train, dataset.test
-    if train.costs is None or test.costs is None:
-        return None
-    scale = metrics.CostScale.fit(train.costs)
-    if scale is None:  # a model without any known price: no scale, hence no utility
+    test, scale = dataset.test, _scale(dataset)
+    if scale is None:
         return None
     selector = test.costs if realised_selector else None
     return {
@@ -205,11 +268,38 @@ def _utilities(
     }
 
 
+def _scale(dataset: RoutingDataset) -> metrics.CostScale | None:
+    """None where there are no costs, or a model has no known price: no scale, hence no utility."""
+    if dataset.train.costs is None or dataset.test.costs is None:
+        return None
+    return metrics.CostScale.fit(dataset.train.costs)
+
+
+def _curve(
+    dataset: RoutingDataset, scores: Array, prior: Any, realised_selector: bool
+) -> tuple[Point, ...] | None:
+    test, scale = dataset.test, _scale(dataset)
+    if scale is None or test.costs is None:
+        return None
+    selector = test.costs if realised_selector else None
+    points = []
+    for lam in metrics.CURVE:
+        route = metrics.utility_route(scores, scale, lam, prior, selector_costs=selector)
+        points.append(
+            Point(
+                lam=lam,
+                accuracy=metrics.accuracy(route, test.labels).value,
+                cost=metrics.cost(route, test.costs).value,
+            )
+        )
+    return tuple(points)
+
+
 def summary(measured: Sequence[Measured], reference: Reference, models: Sequence[str]) -> dict[str, Any]:
     """The fields of CellResult that are functions of the per-seed measurements and the reference rows."""
     accuracies = [m.test_accuracy for m in measured]
     accuracy = _mean(accuracies)
-    shares = np.mean([np.array(m.selections) / sum(m.selections) for m in measured], axis=0)
+    hard = [m.hard_selections for m in measured]
     return {
         "test_accuracy_mean": accuracy,
         "best_single": reference.best_single,
@@ -226,7 +316,12 @@ def summary(measured: Sequence[Measured], reference: Reference, models: Sequence
         "ece": _mean([m.ece for m in measured]),
         "hard_accuracy": _mean([m.hard_accuracy for m in measured]),
         "easy_accuracy": _mean([m.easy_accuracy for m in measured]),
-        "selection_share": dict(zip(models, map(float, shares), strict=True)),
+        "selection_share": _shares([m.selections for m in measured], models),
+        "hard_selection_share": _shares(hard, models) if sum(hard[0]) else None,
+        "curve": _mean_curve([m.curve for m in measured]),
+        "apgr": _mean([m.apgr for m in measured]),
+        "cpt50": _mean([m.cpt50 for m in measured]),
+        "cpt80": _mean([m.cpt80 for m in measured]),
         "selection_entropy": statistics.fmean(m.selection_entropy for m in measured),
     }
 
@@ -237,31 +332,6 @@ def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float 
     if deterministic:
         return 0.0
     return statistics.stdev(values) if len(values) > 1 else None
-
-
-def write(folder: Path, result: CellResult, routes: NDArray[np.int64]) -> Path:
-    """Write `<bench>/<router>/<encoder>.json` under `folder`, and beside it what every query was routed to.
-
-    routes [S, N] are places in `result.models`, one row per seed: with the benchmark's labels and costs they give
-    accuracies, costs, selections and intervals again. Kept as `<encoder>.selections.npz`, without pickle.
-    """
-    names = (result.bench, result.router, result.encoder)
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*", name):
-            raise UsageError(
-                f"the result of {' x '.join(names)} cannot be a file",
-                why=f"{name!r} is no name for a file",
-                fix="rename the benchmark or the plugin: letters, digits, dots, dashes and underscores",
-            )
-    path = folder / result.bench / result.router / f"{result.encoder}.json"
-    with (
-        disk.new_file(path.with_suffix(".selections.npz"), "writing selections") as file,
-        file.open("wb") as to,
-    ):
-        np.savez_compressed(to, seeds=np.array(result.seeds), routes=routes.astype(np.uint16))
-    with disk.new_file(path, "writing a result") as file:
-        file.write_text(result.model_dump_json(indent=1) + "\n")
-    return path
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -275,3 +345,23 @@ def _mean_utilities(utilities: Sequence[Utilities | None]) -> Utilities | None:
     if not known or len(known) < len(utilities):
         return None
     return {lam: _mean([utility[lam] for utility in known]) for lam in known[0]}
+
+
+def _shares(counts: Sequence[Sequence[int]], models: Sequence[str]) -> dict[str, float]:
+    """Counts per seed and model -> model -> share of the queries, mean over seeds."""
+    shares = np.mean([np.array(row) / sum(row) for row in counts], axis=0)
+    return dict(zip(models, map(float, shares), strict=True))
+
+
+def _mean_curve(curves: Sequence[tuple[Point, ...] | None]) -> tuple[Point, ...] | None:
+    known = [curve for curve in curves if curve is not None]
+    if not known or len(known) < len(curves):
+        return None
+    return tuple(
+        Point(
+            lam=points[0].lam,
+            accuracy=_mean([point.accuracy for point in points]),
+            cost=_mean([point.cost for point in points]),
+        )
+        for points in zip(*known, strict=True)
+    )

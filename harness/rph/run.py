@@ -12,11 +12,13 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from rph.api import Float32
 
 PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
+RESULT_CODE = (metrics, protocol, results, sys.modules[__name__])  # what makes a result of stored scores
 SHARED_CODE = (arrays, neighbours, clusters, heads, headrouter)  # numeric code that routers share
 
 
@@ -250,16 +253,26 @@ def expand(registry: Registry, kind: Kind, names: Sequence[str]) -> list[str]:
 
 def resolve_device(name: str) -> str:
     """`auto` is cuda where there is one, else cpu."""
-    import torch
-
     if name not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {name!r} is not known", fix="--device auto, cpu or cuda")
-    has_cuda = torch.cuda.is_available()
+    if name == "cpu":
+        return name
+    has_cuda = _sees_cuda()
     if name == "cuda" and not has_cuda:
         raise UsageError(
             "--device cuda: no CUDA device is visible", fix="use --device auto, or check the driver"
         )
-    return "cuda" if has_cuda and name != "cpu" else "cpu"
+    return "cuda" if has_cuda else "cpu"
+
+
+def _sees_cuda() -> bool:
+    if version("torch").endswith(
+        "+cpu"
+    ):  # a build for CPUs alone: no need to import it, which takes a second
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def with_prices(dataset: RoutingDataset, prices: dict[str, float]) -> RoutingDataset:
@@ -426,6 +439,7 @@ class Cell:
         self.result: CellResult | None = None  # when all steps are done
         self._failed: dict[Trial, Failed] = {}
         self._accuracies: dict[Trial, float | None] = {}  # of the finished trials, on val
+        self._tested: dict[Trial, float | None] = {}  # the same on test: reported, never selected by
         self._seconds: dict[Trial, float] = {}  # of the same
         self._goal = self._shown = 0  # trials of the present stage, and how many of them are done
 
@@ -433,26 +447,28 @@ class Cell:
     def cell_key(self) -> str:
         return digest([self.pair.dataset.fingerprint, self.pair.identity, self.spec.name])
 
+    @cached_property
+    def _decided_by(self) -> dict[str, Any]:
+        """Everything that decides the scores of all its trials."""
+        source = self.plugin.source
+        return {
+            "protocol": protocol.VERSION,
+            "benchmark": self.pair.dataset.fingerprint,
+            "embeddings": self.pair.identity,
+            "router": self.spec.name,
+            "distribution": source.distribution,
+            "version": self.spec.card.version,
+            "code": self.plugin.code,
+            "shared code": _shared_code(),
+            "device": self.pair.settings.device,
+            "packages": _packages(),
+        }
+
     def identify(self, trial: Trial) -> Identity:
         """Everything that decides the trial's scores."""
-        source = self.plugin.source
-        return Identity(
-            cell=self.cell_key,
-            decided_by={
-                "protocol": protocol.VERSION,
-                "benchmark": self.pair.dataset.fingerprint,
-                "embeddings": self.pair.identity,
-                "router": self.spec.name,
-                "distribution": source.distribution,
-                "version": self.spec.card.version,
-                "code": self.plugin.code,
-                "shared code": _shared_code(),
-                "variant": dataclasses.asdict(trial.variant),
-                "seed": trial.seed,
-                "device": self.pair.settings.device,
-                "packages": _packages(),
-            },
-        )
+        variant = dataclasses.asdict(trial.variant)
+        decided_by = {**self._decided_by, "variant": variant, "seed": trial.seed}
+        return Identity(cell=self.cell_key, decided_by=decided_by)
 
     def outlook(self, seconds_per_trial: dict[tuple[str, str], float]) -> Outlook:
         """What a run would still have to do, and for how long, by the trials of this router that are in the store."""
@@ -488,6 +504,9 @@ class Cell:
     def steps(self) -> Iterator[list[Trial]]:
         """Both stages of the protocol, then the result; yields the trials that are not in the store."""
         card = self.spec.card
+        if (known := self._known_result()) is not None:
+            self.result = known
+            return
         asking = protocol.select(
             self.spec.grid, deterministic=card.deterministic, preset=self.pair.settings.preset
         )
@@ -509,6 +528,29 @@ class Cell:
                 fix="repair the router (tracebacks above), then run the same command",
             )
         self.result = self._result(selection)
+        if not self._failed:  # a failed trial is told in every run
+            self.store.keep_result(self.cell_key, self._result_key, self.result.model_dump_json())
+
+    @cached_property
+    def _result_key(self) -> str:
+        """Everything but the stored trials that decides the result."""
+        settings = self.pair.settings
+        return digest(
+            [
+                self._decided_by,
+                [dataclasses.asdict(variant) for variant in self.spec.grid],
+                dataclasses.asdict(settings.preset),
+                settings.realised_selector,
+                _result_code(),
+            ]
+        )
+
+    def _known_result(self) -> CellResult | None:
+        """The result as it was computed before, where no trial of the cell has changed since."""
+        if self.pair.settings.force or not self.pair.settings.train:
+            return None
+        kept = self.store.result(self.cell_key, self._result_key)
+        return None if kept is None else CellResult.model_validate_json(kept)
 
     def _missing(self, wanted: Sequence[Trial]) -> list[Trial]:
         """The trials that are neither in the store nor failed in this run."""
@@ -546,13 +588,14 @@ class Cell:
 
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
-        self._accuracies[trial] = results.val_accuracy(scored.val, self.pair.dataset)
+        dataset = self.pair.dataset
+        self._accuracies[trial] = results.accuracy(scored.val, dataset.val, dataset.prior)
+        self._tested[trial] = results.accuracy(scored.test, dataset.test, dataset.prior)
 
-    def _failed_in_order(self) -> list[Failed]:
+    def _in_order(self, trials_: Iterable[Trial]) -> list[Trial]:
         """By seed and variant: the same in every run, whichever trial ended first."""
         seeds, grid = self.pair.settings.preset.seeds, self.spec.grid
-        place = {trial: (seeds.index(trial.seed), grid.index(trial.variant)) for trial in self._failed}
-        return [self._failed[trial] for trial in sorted(place, key=lambda trial: place[trial])]
+        return sorted(trials_, key=lambda trial: (seeds.index(trial.seed), grid.index(trial.variant)))
 
     def failures(self) -> list[Failure]:
         """Its trials that failed, and why there is no result, where that is so."""
@@ -563,7 +606,7 @@ class Cell:
                 error=RphError(f"trial failed: {failed.reason}", fix=f"{retry} tries it again"),
                 traceback=failed.traceback,
             )
-            for failed in self._failed_in_order()
+            for failed in map(self._failed.__getitem__, self._in_order(self._failed))
         ]
         return found if self.error is None else [*found, Failure(what=self.title, error=self.error)]
 
@@ -598,6 +641,15 @@ class Cell:
             router=card.name,
             router_distribution=source.distribution,
             router_version=source.version,
+            method=results.Method(
+                title=card.title,
+                paper=card.paper,
+                year=card.year,
+                family=card.family,
+                licence=card.licence,
+                calibrated=card.calibrated,
+                fidelity=card.fidelity,
+            ),
             encoder=pair.encoder.label,
             encoder_identity=pair.encoder.encoder.identity(),
             protocol=settings.preset.name,
@@ -613,9 +665,18 @@ class Cell:
             selector_cost="realised (oracle leak)" if settings.realised_selector else "train mean",
             reference=pair.reference,
             per_seed=tuple(measured),
+            configurations=tuple(
+                results.Configuration(
+                    variant_name=variant_name(trial.variant),
+                    seed=trial.seed,
+                    val_accuracy=self._accuracies[trial],
+                    test_accuracy=self._tested[trial],
+                )
+                for trial in self._in_order(self._accuracies)
+            ),
             seconds=sum(self._seconds.values()),
             trials=len(self._seconds),
-            failed_trials=tuple(failed.reason for failed in self._failed_in_order()),
+            failed_trials=tuple(self._failed[trial].reason for trial in self._in_order(self._failed)),
             times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
             device=settings.device,
             packages=_packages(),
@@ -630,4 +691,13 @@ def _packages() -> dict[str, str]:
 
 @functools.cache  # the code that was imported is what runs, whatever is edited meanwhile
 def _shared_code() -> str:
-    return digest([disk.sha256_file(Path(str(module.__file__))) for module in SHARED_CODE])
+    return _digest_of(SHARED_CODE)
+
+
+@functools.cache
+def _result_code() -> str:
+    return _digest_of(RESULT_CODE)
+
+
+def _digest_of(modules: Sequence[ModuleType]) -> str:
+    return digest([disk.sha256_file(Path(str(module.__file__))) for module in modules])

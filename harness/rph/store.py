@@ -27,9 +27,10 @@ from rph.lazy import np
 if TYPE_CHECKING:
     from rph.api import Float32
 
-SCHEMA = 1
 WAIT = 60.0  # seconds to wait for another process's short write
-CREATE = """
+# The statements that lead from each version to the next: an older store is brought up to date when it is opened.
+STEPS = (
+    """
 CREATE TABLE trials (
     key TEXT PRIMARY KEY,      -- hash of everything that decides the result
     cell TEXT NOT NULL,        -- hash of (benchmark, router name, encoder): the key without code, variant and seed
@@ -41,8 +42,19 @@ CREATE TABLE trials (
     attempts INTEGER NOT NULL DEFAULT 1,
     finished_at REAL NOT NULL
 );
-CREATE INDEX trials_cell ON trials (cell);
-"""
+CREATE INDEX trials_cell ON trials (cell)
+""",
+    """
+CREATE TABLE results (
+    cell TEXT NOT NULL,
+    key TEXT NOT NULL,    -- hash of everything else that decides the result: protocol, code, ...
+    state TEXT NOT NULL,  -- hash of the cell's rows in `trials` and its score files, when it was computed
+    result TEXT NOT NULL, -- JSON
+    PRIMARY KEY (cell, key)
+)
+""",
+)
+SCHEMA = len(STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,27 +106,27 @@ class Store:
             with FileLock(folder / "locks" / "open.lock"):
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._create()
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+                version = self._migrate()
         if version != SCHEMA:
             raise RphError(
-                f"run store {str(folder)!r} has schema version {version}; this rph reads version {SCHEMA}",
-                why="it was written by another version of rph",
+                f"run store {str(folder)!r} has schema version {version}; this rph reads up to version {SCHEMA}",
+                why="it was written by a newer version of rph",
                 fix="use that version, or give another folder with --store",
             )
 
     def close(self) -> None:
         self._db.close()
 
-    def _create(self) -> None:
+    def _migrate(self) -> int:
+        """Bring a new or an older store up to date, wholly or not at all; returns the version it then has."""
         with self._transaction():
-            if (
-                self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'trials'").fetchone()[0]
-                == 0
-            ):
-                for statement in CREATE.split(";"):
+            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            for step in STEPS[version:]:
+                for statement in step.split(";\n"):
                     self._db.execute(statement)
+            if version < SCHEMA:
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            return max(version, SCHEMA)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -191,6 +203,34 @@ class Store:
                 "SELECT count(*) FROM trials WHERE cell = ? AND status = 'done'", (cell,)
             ).fetchone()
         return int(row[0])
+
+    def result(self, cell: str, key: str) -> str | None:
+        """The result of a cell as it was kept, or None where there is none or a trial of the cell has changed since."""
+        with _explained(self.folder / "trials.sqlite"):
+            row = self._db.execute(
+                "SELECT state, result FROM results WHERE cell = ? AND key = ?", (cell, key)
+            ).fetchone()
+        return row[1] if row is not None and row[0] == self._state(cell) else None
+
+    def keep_result(self, cell: str, key: str, result: str) -> None:
+        """Keep a cell's result, JSON, until one of its trials changes."""
+        state = self._state(cell)
+        with _explained(self.folder / "trials.sqlite"), self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (cell, key, state, result))
+
+    def _state(self, cell: str) -> str:
+        """Changes with every trial of the cell that is added, trained again, or whose file is not as it was written."""
+        with _explained(self.folder / "trials.sqlite"):
+            rows = self._db.execute(
+                "SELECT key, status, sha256, attempts, finished_at FROM trials WHERE cell = ? ORDER BY key",
+                (cell,),
+            ).fetchall()
+        files = []
+        for key, status, *_ in rows:
+            path = self._scores_path(key)
+            found = path.stat() if status == "done" and path.is_file() else None
+            files.append(None if found is None else [found.st_size, found.st_mtime_ns])
+        return digest([rows, files])
 
     def counts(self) -> dict[str, int]:
         """How many trials are done and how many failed."""

@@ -606,3 +606,65 @@ def test_equal_scores_stay_equal_and_a_router_without_order_has_no_correlation()
     other = np.random.default_rng(0).random((50, 3)).astype(np.float32)
     found = metrics.score_correlation([flat, other])
     assert np.isnan(found[0]).all() and np.isnan(found[:, 0]).all() and found[1, 1] == close(1)
+
+
+# --- two models ------------------------------------------------------------------------------------
+
+
+def test_gap_recovered_by_hand():
+    # Strong is model 1. Leads .6, .2, -.1, -.4; what strong gains there: 1, 0, 1, -1 of a gap of 1 query in all.
+    scores = np.array([[0.2, 0.8], [0.4, 0.6], [0.5, 0.4], [0.8, 0.4]], np.float32)
+    labels = np.array([[0, 1], [1, 1], [0, 1], [1, 0]], np.float32)
+    recovered = metrics.gap_recovered(scores, labels, np.array([0.5, 0.7]))
+    # PGR at shares 0, 1/4, ..., 1 is 0, 1, 1, 2, 1: a router may do better than its strong model.
+    assert recovered.apgr == close((0.5 + 1 + 1.5 + 1.5) / 4)
+    assert recovered.cpt50 == close(0.125) and recovered.cpt80 == close(0.2)
+
+
+def test_gap_recovered_takes_equal_leads_in_random_order():
+    labels = np.array([[0, 1], [1, 1], [0, 0], [0, 1]], np.float32)
+    flat = metrics.gap_recovered(np.zeros((4, 2), np.float32), labels, np.array([0.2, 0.9]))
+    assert flat == close((0.5, 0.5, 0.8))  # a random router: the diagonal
+
+
+def test_gap_recovered_leaves_missing_labels_out_and_needs_two_models_and_a_gap():
+    labels = np.array([[0, 1], [1, NAN], [NAN, 0], [0, 0]], np.float32)
+    scores = np.array([[0, 1], [1, 0], [0, 1], [1, 0]], np.float32)
+    prior = np.array([0.1, 0.9])
+    assert metrics.gap_recovered(scores, labels, prior) == metrics.gap_recovered(
+        scores[[0, 3]], labels[[0, 3]], prior
+    )
+    assert metrics.gap_recovered(scores, labels, prior[::-1]) is None  # the "strong" model is worse here
+    assert metrics.gap_recovered(np.zeros((4, 3)), np.zeros((4, 3)), np.ones(3)) is None
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_gap_recovered_is_the_mean_over_random_tie_orders(seed, N):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, (N, 2)).astype(np.float32)
+    scores = rng.integers(0, 3, (N, 2)).astype(np.float32)
+    recovered = metrics.gap_recovered(scores, labels, np.array([0.1, 0.9]))
+    gain = (labels[:, 1] - labels[:, 0]).astype(np.float64)
+    assume(gain.sum() > 0)
+    lead = scores[:, 1] - scores[:, 0]
+    expected = np.array([gain[lead == value].mean() for value in lead])  # of a random query of the same lead
+    curve = np.concatenate([[0], expected[np.argsort(-lead, kind="stable")].cumsum()]) / gain.sum()
+    assert recovered.apgr == pytest.approx(np.trapezoid(curve, dx=1 / N), abs=1e-9)
+
+
+# --- which models are right ------------------------------------------------------------------------
+
+
+def test_correct_mass_by_hand():
+    labels = np.array([[1, 1, 0], [0, 1, NAN], [0, 0, 0], [NAN, NAN, 1]], np.float32)
+    assert metrics.correct_mass(labels) == close(np.array([0.5, 1.5, 1.0]) / 3)
+    assert np.isnan(metrics.correct_mass(np.zeros((2, 3)))).all()
+
+
+def test_the_utility_route_at_lambda_1_is_the_cheapest_model_and_needs_prices():
+    scale = CostScale.fit(np.array([[3.0, 1.0, 2.0]]))
+    scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.3, 0.4]], np.float32)
+    assert metrics.utility_route(scores, scale, 1.0, PRIOR).tolist() == [1, 1]
+    assert metrics.utility_route(scores, None, 0.0, PRIOR).tolist() == [0, 2]
+    with pytest.raises(ValueError, match="no prices"):
+        metrics.utility_route(scores, None, 0.5, PRIOR)

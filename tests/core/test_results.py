@@ -108,3 +108,21 @@ def test_the_summary_averages_over_seeds_and_knows_what_it_does_not_know():
     assert results.accuracy_std(both, deterministic=False) == pytest.approx(np.std([0.75, 0.4], ddof=1))
     assert results.accuracy_std(both[:1], deterministic=False) is None
     assert results.accuracy_std(both[:1], deterministic=True) == 0
+
+
+def test_the_curve_and_the_facts_of_each_model_by_hand():
+    measured = results.measure(DATA, card(), SCORES)
+    first, last = measured.curve[0], measured.curve[-1]
+    assert (first.lam, last.lam) == (0, 1)
+    assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1) / 4)
+    assert (
+        last.accuracy == pytest.approx(2 / 4) and last.cost == 1
+    )  # always b, on the four it was observed on
+    assert measured.hard_selections == (1, 2)  # hard: queries 0, 1 and 4
+    # Strong is a, better on train; on the four queries with both labels it gains nothing over b.
+    assert (measured.apgr, measured.cpt50) == (None, None)
+    reference = results.reference(DATA)
+    assert reference.model_accuracy == pytest.approx((3 / 5, 2 / 4))
+    assert reference.model_cost == pytest.approx((17 / 5, 1))
+    assert reference.correct_mass == pytest.approx((2.5 / 4, 1.5 / 4))
+    assert reference.hard_correct_mass == pytest.approx((2 / 3, 1 / 3))

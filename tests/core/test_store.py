@@ -121,6 +121,54 @@ def test_a_database_damaged_in_the_middle_is_found(tmp_path):
     assert found
 
 
+def test_a_store_of_an_older_schema_is_brought_up_to_date_with_all_that_is_in_it(tmp_path):
+    store = Store(tmp_path)
+    store.put([(identity(0), scored()), (identity(1), FAILED)])
+    store.close()
+    database = sqlite3.connect(tmp_path / "trials.sqlite", isolation_level=None)
+    database.execute("DROP TABLE results")  # as version 1 was
+    database.execute("PRAGMA user_version = 1")
+    database.close()
+    store = Store(tmp_path)
+    assert store.counts() == {"done": 1, "failed": 1} and store.problems() == []
+    np.testing.assert_array_equal(store.get(identity(0)).val, scored().val)
+    store.keep_result("cell", "key", "{}")
+    assert Store(tmp_path).result("cell", "key") == "{}"
+
+
+def test_a_migration_that_is_cut_short_leaves_the_old_store(tmp_path, monkeypatch):
+    from rph import store as module
+
+    Store(tmp_path).close()
+    monkeypatch.setattr(module, "STEPS", (*module.STEPS, "CREATE TABLE more (a)", "no SQL"))
+    with pytest.raises(RphError):
+        Store(tmp_path)
+    database = sqlite3.connect(tmp_path / "trials.sqlite")
+    assert database.execute("PRAGMA user_version").fetchone() == (module.SCHEMA,)
+    assert database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'more'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "change", ["another trial", "trained again", "file gone", "file rewritten", "nothing"]
+)
+def test_a_kept_result_holds_until_a_trial_of_its_cell_changes(tmp_path, change):
+    store = Store(tmp_path)
+    store.put([(identity(0), scored())])
+    store.keep_result("cell", "key", "{}")
+    store.put([(identity(7, cell="elsewhere"), scored())])
+    assert store.result("cell", "another key") is None and store.result("elsewhere", "key") is None
+    (file,) = [path for path in (tmp_path / "scores").rglob("*.npz") if identity(0).key in path.name]
+    if change == "another trial":
+        store.put([(identity(1), FAILED)])
+    elif change == "trained again":
+        store.put([(identity(0), scored())])
+    elif change == "file gone":
+        file.unlink()
+    elif change == "file rewritten":
+        os.utime(file, ns=(0, 0))
+    assert store.result("cell", "key") == ("{}" if change == "nothing" else None)
+
+
 def test_a_store_of_another_schema_is_refused(tmp_path):
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "trials.sqlite") as database:

@@ -410,7 +410,7 @@ def test_eval_out_writes_one_file_per_cell_from_which_the_accuracy_follows(rph, 
     for cell in json.loads(output):
         path = out / "toy" / cell["router"] / "numbers.json"
         assert json.loads(path.read_text()) == cell
-        with np.load(path.with_suffix(".selections.npz"), allow_pickle=False) as kept:
+        with np.load(path.with_name("numbers.queries.npz"), allow_pickle=False) as kept:
             assert kept["seeds"].tolist() == cell["seeds"]
             labels = np.stack([test[f"correct/{model}"] for model in cell["models"]], axis=1)
             accuracies = [labels[np.arange(len(labels)), routes].mean() for routes in kept["routes"]]

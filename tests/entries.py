@@ -1,0 +1,137 @@
+"""Result files made by hand: say what each query's labels are and where it was sent, get an Entry that is consistent."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rph import RouterCard, RoutingDataset, Split, resultfiles, results
+from rph.resultfiles import Entry
+from rph.store import Scored
+
+SEEDS = (42, 1337, 2026, 7, 99)
+
+
+def entry(
+    labels,
+    routes,
+    *,
+    bench="bench",
+    router="router",
+    encoder="encoder",
+    costs=None,
+    scores=None,
+    p_correct=None,
+    train=None,
+    deterministic=False,
+    calibrated=True,
+    subset="",
+    **changes,
+):
+    """A finished cell on N test queries and K models, named a, b, c ...
+
+    labels [N, K], NaN = not observed; routes [N], or [S, N] for S seeds; costs [N, K] or, per model, [K], in US
+    dollars; scores [S, N, K] are what probabilities and utilities are computed from, by default 0.9 for the chosen
+    model and 0.1 for the others; train [M, K] are the labels of the train split, by default those of the test
+    split, and so decide the best single model. `changes` replace fields of the CellResult as they are.
+    """
+    Y = np.asarray(labels, np.float32)
+    K = Y.shape[1]
+    routes = np.atleast_2d(np.asarray(routes, np.int64))
+    if scores is None:
+        scores = np.where(routes[:, :, None] == np.arange(K), 0.9, 0.1)
+    if costs is not None:
+        costs = np.broadcast_to(np.asarray(costs, np.float32), Y.shape).copy()
+    learned = Y if train is None else np.asarray(train, np.float32)
+    prices = None if costs is None else np.broadcast_to(costs.mean(axis=0), learned.shape).copy()
+    dataset = RoutingDataset(
+        name=bench,
+        models=tuple("abcdefghijklmnopqrstuvwxyz"[:K]),
+        train=_split("train", learned, prices),
+        val=_split("val", Y, costs),
+        test=_split("test", Y, costs, p_correct),
+        subset=subset,
+    )
+    card = RouterCard(
+        name=router,
+        title=f"{router}, by hand",
+        paper="none",
+        year=2026,
+        family="hand-made",
+        licence="MIT",
+        deterministic=deterministic,
+        calibrated=calibrated,
+    )
+    scored = [Scored(val=S, test=S, seconds=1.0) for S in np.asarray(scores, np.float32)]
+    measured = [results.measure(dataset, card, one) for one in scored]
+    seeds = SEEDS[: len(routes)]
+    reference = results.reference(dataset)
+    accuracies = [one.test_accuracy for one in measured]
+    fields = {
+        "bench": bench,
+        "subset": subset,
+        "bench_fingerprint": dataset.fingerprint,
+        "router": router,
+        "router_distribution": "rph",
+        "router_version": "0.1.0",
+        "method": results.Method(
+            title=card.title,
+            paper=card.paper,
+            year=card.year,
+            family=card.family,
+            licence=card.licence,
+            calibrated=calibrated,
+            fidelity=(),
+        ),
+        "encoder": encoder,
+        "encoder_identity": f"{encoder}@hand",
+        "protocol": "paper",
+        "protocol_version": 1,
+        "models": dataset.models,
+        "variant": {},
+        "variant_name": "default",
+        "deterministic": deterministic,
+        "seeds": seeds,
+        "test_accuracy_std": results.accuracy_std(measured, deterministic=deterministic),
+        "val_accuracy": accuracies[0],
+        "score_scale": "native" if calibrated else "sigmoid fitted on val",
+        "selector_cost": "train mean",
+        "reference": reference,
+        "per_seed": tuple(measured),
+        "configurations": tuple(
+            results.Configuration(
+                variant_name="default", seed=seed, val_accuracy=accuracy, test_accuracy=accuracy
+            )
+            for seed, accuracy in zip(seeds, accuracies, strict=True)
+        ),
+        "seconds": float(len(seeds)),
+        "trials": len(seeds),
+        "failed_trials": (),
+        "times_test_was_scored": len(seeds),
+        "device": "cpu",
+        "packages": {"rph": "0.1.0"},
+        **results.summary(measured, reference, dataset.models),
+    }
+    return Entry(
+        path=Path(bench) / router / f"{encoder}.json",
+        result=results.CellResult(**(fields | changes)),
+        queries=resultfiles.per_query(dataset, seeds, routes),
+    )
+
+
+def write(folder, *entries):
+    """Write entries as `rph eval --out` would; returns the folder."""
+    for one in entries:
+        resultfiles.write(folder, one.result, one.queries)
+    return folder
+
+
+def _split(prefix, labels, costs, p_correct=None):
+    n = len(labels)
+    return Split(
+        ids=[f"{prefix}{i}" for i in range(n)],
+        queries=["a question"] * n,
+        tasks=[""] * n,
+        labels=labels,
+        costs=costs,
+        p_correct=None if p_correct is None else np.asarray(p_correct, np.float32),
+    )
