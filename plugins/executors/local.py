@@ -1,8 +1,15 @@
-"""Trains in the process that asked, one task after the other. Nothing can be stopped or lost but all of it."""
+"""Trains in the process that asked, one task after the other. Nothing can be stopped or lost but all of it.
+
+On one thread, as the other executors do: the last bits of a sum depend on how many threads share it, and a result
+should depend neither on the executor nor on a machine's cores. OMP_NUM_THREADS in the environment overrules that.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rph import ExecutorCard, ExecutorSpec, UsageError, hookimpl, trials
@@ -27,11 +34,29 @@ class Local:
     def wait(self, seconds: float) -> list[tuple[Task, trials.Outcomes | Lost]]:
         """Runs the next task to its end, however long that takes."""
         task = self._tasks.popleft()
-        batches = trials.run(task.router.spec, task.trials, self._inputs[task.inputs])
+        with _one_thread():
+            batches = list(trials.run(task.router.spec, task.trials, self._inputs[task.inputs]))
         return [(task, [pair for batch in batches for pair in batch])]
 
     def close(self) -> None:
         self._tasks.clear()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    if os.environ.get("OMP_NUM_THREADS"):
+        yield
+        return
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build(workers: int | None, limit: float | None, device: str) -> Local:

@@ -146,11 +146,13 @@ def test_built_in_routers_give_the_same_bits_in_worker_processes(tmp_path):
     found = []
     for name, more in (("one", ["--executor", "local"]), ("many", PROCESSES)):
         sweep = Sweep(tmp_path / name, more=more)
-        sweep.arguments = ["--routers", "knn,mlp,rorf", "--encoders", "lsa", "--benches", "synthetic:n=400"]
+        sweep.environment.pop("OMP_NUM_THREADS", None)  # as many as there are cores, if nobody sets a limit
+        routers = "knn,mlp,model-spider,rorf"
+        sweep.arguments = ["--routers", routers, "--encoders", "lsa", "--benches", "synthetic:n=400"]
         results, _ = sweep.finish("--protocol", "quick")
         found.append((without_times(results), sweep.rows()))
     assert found[0] == found[1]
-    assert [cell["router"] for cell in found[0][0]] == ["knn", "mlp", "rorf"]
+    assert [cell["router"] for cell in found[0][0]] == ["knn", "mlp", "model-spider", "rorf"]
 
 
 def test_a_group_that_trains_together_gives_the_same_in_a_worker(tmp_path):
