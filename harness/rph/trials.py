@@ -1,7 +1,8 @@
 """Runs trials of one router: in a group where the router can share work, else one by one, each failure on its own.
 
 A trial fails when the router raises or when its scores break the contract (shape, finite). A group that fails
-is run again one by one, so that a bad variant does not lose the others.
+is run again in two halves, so that a bad variant does not lose the others, and one that was too much for the
+memory fits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rph.api import Labelled, Queries, RouterSpec, Trial, variant_name
-from rph.lazy import np
+from rph.lazy import np, torch
 from rph.registry import FAILURES
 from rph.store import Failed, Scored
 
@@ -39,16 +40,26 @@ class Inputs:
 def run(spec: RouterSpec, trials: Sequence[Trial], inputs: Inputs) -> Iterator[Outcomes]:
     """Train and score the trials. Yields batches that were run together: record each whole or not at all."""
     for _, same_seed in groupby(trials, key=lambda trial: trial.seed):
-        group = list(same_seed)
-        outcomes = _together(spec, group, inputs) if spec.fit_many and len(group) > 1 else None
-        if outcomes is not None:
-            yield outcomes
-        else:
-            yield from ([(trial, _alone(spec, trial, inputs))] for trial in group)
+        yield from _grouped(spec, list(same_seed), inputs)
+
+
+def _grouped(spec: RouterSpec, trials: list[Trial], inputs: Inputs) -> Iterator[Outcomes]:
+    if spec.fit_many is None or len(trials) == 1:
+        yield from ([(trial, _alone(spec, trial, inputs))] for trial in trials)
+        return
+    outcomes = _together(spec, trials, inputs)
+    if outcomes is not None:
+        yield outcomes
+        return
+    if inputs.device == "cuda":
+        torch.cuda.empty_cache()  # what the failed group had is in pieces too small for the next
+    middle = len(trials) // 2
+    yield from _grouped(spec, trials[:middle], inputs)
+    yield from _grouped(spec, trials[middle:], inputs)
 
 
 def _together(spec: RouterSpec, trials: list[Trial], inputs: Inputs) -> Outcomes | None:
-    """All trials through `fit_many`, or None where the group failed and each must be tried alone."""
+    """All trials through `fit_many`, or None where the group failed."""
     assert spec.fit_many is not None
     start = time.perf_counter()
     try:
@@ -58,7 +69,7 @@ def _together(spec: RouterSpec, trials: list[Trial], inputs: Inputs) -> Outcomes
             return None
         scored = [_scored(spec, v, t, inputs) for v, t in zip(val, test, strict=True)]
     except FAILURES:
-        return None  # the reason shows where each trial is run alone
+        return None  # the reason shows where a trial is run alone
     seconds = (time.perf_counter() - start) / len(trials)
     return [
         (trial, Scored(val=v, test=t, seconds=seconds)) for trial, (v, t) in zip(trials, scored, strict=True)

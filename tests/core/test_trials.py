@@ -149,6 +149,37 @@ def test_a_group_that_returns_too_few_is_run_one_by_one():
     assert all(isinstance(outcome, Scored) for outcome in found.values())
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
+def test_a_group_that_is_too_large_is_run_in_halves_that_fit(error):
+    asked = []
+
+    def fit_many(train, val, trials, device):
+        asked.append(len(trials))
+        if len(trials) > 3:
+            raise error
+        return Group(trials)
+
+    trials = trials_of(*(Config(value / 10) for value in range(1, 8)))
+    sizes, found = outcomes(spec(fit_many), trials)
+    assert asked == [7, 3, 4, 2, 2] and sizes == [3, 2, 2]
+    assert [found[trial].val[0, 0] for trial in trials] == pytest.approx(
+        [value / 10 for value in range(1, 8)]
+    )
+
+
+def test_a_bad_variant_costs_its_group_the_halves_that_hold_it():
+    asked = []
+
+    def fit_many(train, val, trials, device):
+        asked.append(len(trials))
+        return Group(trials)
+
+    trials = trials_of(*(Config(0.1, "nan" if place == 5 else "") for place in range(8)))
+    sizes, found = outcomes(spec(fit_many), trials)
+    assert asked == [8, 4, 4, 2, 2] and sizes == [4, 1, 1, 2]
+    assert [isinstance(found[trial], Failed) for trial in trials] == [place == 5 for place in range(8)]
+
+
 def test_what_a_router_sees_holds_no_test_labels():
     names = {field for field in vars(inputs().test_queries)}
     assert names == {"X", "texts"}
