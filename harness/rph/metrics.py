@@ -300,8 +300,8 @@ def aiq(cost: Floats, quality: Floats, low: float, high: float) -> float | None:
     and `high` must be the same for all that are compared; here the costs of the pool's cheapest and dearest
     model. None where no point is known or there is no range.
 
-    >>> aiq(np.array([1.0, 3.0]), np.array([0.4, 0.8]), low=1.0, high=5.0)
-    0.7
+    >>> aiq(np.array([1.0, 3.0]), np.array([0.25, 0.75]), low=1.0, high=5.0)
+    0.625
     """
     if not high > low or not len(frontier(cost, quality)):
         return None

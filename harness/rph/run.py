@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -90,10 +91,12 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A finished cell with the way to its stored scores."""
+    """A finished cell with the way to its stored scores, and to what its router saw."""
 
     result: CellResult
     dataset: RoutingDataset
+    spec: RouterSpec
+    inputs: Callable[[], trials.Inputs]
     test_scores: Callable[[], list[Float32]]  # [N, K] per seed of the result, read from the store when called
 
     def routes(self) -> NDArray[np.int64]:
@@ -334,6 +337,8 @@ def evaluate(
                 Finished(
                     result=cell.result,
                     dataset=cell.pair.dataset,
+                    spec=cell.spec,
+                    inputs=functools.partial(operator.attrgetter("inputs"), cell.pair),
                     test_scores=functools.partial(cell.test_scores, cell.result),
                 )
             )

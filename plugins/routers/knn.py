@@ -7,7 +7,7 @@ the neighbours that have one. This is not the vote over each neighbour's best mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,12 +56,22 @@ class KnnGroup:
 
         RouterBench's KNN router, without pseudo-counts. Where no neighbour observed m, its train mean.
         """
+        largest = max(variant.k for variant in self.variants)
+        return self._scored(nearest(queries.unit, self.X, largest, self.device), len(queries))
+
+    def left_out_scores(self) -> list[Float32]:
+        """As `scores` of the training queries [N, K], each without itself among its neighbours."""
+        largest = max(variant.k for variant in self.variants)
+        one_more = nearest(self.X, self.X, largest + 1, self.device)
+        return self._scored((_without_itself(*found) for found in one_more), len(self.X))
+
+    def _scored(self, found: Iterable[tuple[slice, Tensor, Tensor]], count: int) -> list[Float32]:
+        """Scores of `count` queries from each block's neighbours and cosines [b, k]."""
         K = self.Y.shape[1]
         table, weight_column = _label_table(self.Y, self.device)
         fallback = to_device(model_means(self.Y), self.device)
-        scores = np.empty((len(self.variants), len(queries), K), np.float32)
-        largest = max(variant.k for variant in self.variants)
-        for block, neighbours, cosines in nearest(queries.unit, self.X, largest, self.device):
+        scores = np.empty((len(self.variants), count, K), np.float32)
+        for block, neighbours, cosines in found:
             rows = max(1, GATHERED // max(1, neighbours.shape[1] * table.shape[1]))
             done = block.start
             parts = zip(torch.split(neighbours, rows), torch.split(cosines, rows), strict=True)
@@ -73,6 +83,15 @@ class KnnGroup:
                 scores[:, done : done + len(near)] = mean.transpose(0, 1).cpu().numpy()
                 done += len(near)
         return list(scores)
+
+
+def _without_itself(block: slice, neighbours: Tensor, cosines: Tensor) -> tuple[slice, Tensor, Tensor]:
+    """Drops each training query from its own neighbours; the last one, where equal queries kept it from the list."""
+    own = torch.arange(block.start, block.stop, device=neighbours.device)[:, None]
+    drop = neighbours == own
+    drop[:, -1] |= ~drop.any(dim=1)
+    kept = (len(neighbours), neighbours.shape[1] - 1)
+    return block, neighbours[~drop].view(kept), cosines[~drop].view(kept)
 
 
 def _label_table(Y: Float32, device: str) -> tuple[Tensor, Tensor]:
@@ -115,6 +134,9 @@ class KnnRouter:
 
     def scores(self, queries: Queries) -> Float32:
         return self.group.scores(queries)[0]
+
+    def left_out_scores(self) -> Float32:
+        return self.group.left_out_scores()[0]
 
     def state(self) -> dict[str, NDArray[Any]]:
         return {"X": self.group.X, "Y": self.group.Y}

@@ -668,3 +668,88 @@ def test_the_utility_route_at_lambda_1_is_the_cheapest_model_and_needs_prices():
     assert metrics.utility_route(scores, None, 0.0, PRIOR).tolist() == [0, 2]
     with pytest.raises(ValueError, match="no prices"):
         metrics.utility_route(scores, None, 0.5, PRIOR)
+
+
+# --- quality for money ------------------------------------------------------------------------------
+
+
+def test_the_frontier_keeps_what_no_point_beats():
+    cost = np.array([2.0, 1.0, 3.0, 2.0, 4.0, 1.0, NAN, 0.5])
+    quality = np.array([0.6, 0.5, 0.6, 0.7, 0.9, 0.5, 1.0, NAN])
+    # cheapest first; (3, .6) is beaten by (2, .7), the second (1, .5) is the first one again
+    assert metrics.frontier(cost, quality).tolist() == [1, 3, 4]
+    assert metrics.frontier(np.array([NAN]), np.array([1.0])).tolist() == []
+
+
+def test_the_hull_by_hand():
+    # From nothing at (0, 0); (2, .45) is below the line from (1, .4) to (3, .8); (4, .7) is dearer and worse.
+    cost, quality = metrics.cost_hull(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.4, 0.45, 0.8, 0.7]))
+    assert (cost.tolist(), quality.tolist()) == ([0, 1, 3], [0, 0.4, 0.8])
+    # (1, .1) is worse than flipping a coin between no answer and (2, .6).
+    cost, quality = metrics.cost_hull(np.array([1.0, 2.0]), np.array([0.1, 0.6]))
+    assert (cost.tolist(), quality.tolist()) == ([0, 2], [0, 0.6])
+    # A free model takes the place of no answer.
+    cost, quality = metrics.cost_hull(np.array([0.0, 2.0]), np.array([0.5, 0.6]))
+    assert (cost.tolist(), quality.tolist()) == ([0, 2], [0.5, 0.6])
+
+
+def test_aiq_by_hand():
+    cost, quality = np.array([1.0, 3.0]), np.array([0.4, 0.8])
+    assert metrics.aiq(cost, quality, 1, 3) == close(0.6)  # one line
+    assert metrics.aiq(cost, quality, 1, 5) == close((2 * 0.6 + 2 * 0.8) / 4)  # and flat after it
+    assert metrics.aiq(cost, quality, 0, 1) == close(0.2)  # from (0, 0)
+    assert metrics.aiq(cost, quality, 2, 4) == close((0.7 + 0.8) / 2)
+    assert metrics.aiq(np.array([1.0, 2.0, 3.0]), np.array([0.4, 0.5, 0.8]), 1, 3) == close(0.6)
+    assert metrics.aiq(np.array([1.0, NAN, 3.0]), np.array([0.4, 0.9, 0.8]), 1, 3) == close(0.6)
+    assert metrics.aiq(cost, np.zeros(2), 1, 3) == 0
+    assert metrics.aiq(cost, quality, 2, 2) is None
+    assert metrics.aiq(np.array([NAN]), np.array([0.5]), 1, 3) is None
+
+
+# On a grid, so that some points lie on one line.
+points = st.lists(
+    st.tuples(st.integers(0, 40).map(lambda i: i / 4), st.integers(0, 20).map(lambda i: i / 20)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(points)
+def test_the_hull_is_the_least_concave_rising_curve_over_the_points(points):
+    cost, quality = np.array(points).T
+    at, curve = metrics.cost_hull(cost, quality)
+    assert at[0] == 0 and (np.diff(at) > 0).all() and (np.diff(curve) > 0).all()
+    slopes = np.diff(curve) / np.diff(at)
+    assert all(later <= before * (1 + 1e-9) for before, later in pairwise(slopes))
+    assert (np.interp(cost, at, curve) >= quality - 1e-9).all()
+    corners = set(zip(at.tolist(), curve.tolist(), strict=True))
+    assert corners <= {*map(tuple, np.array(points).tolist()), (0.0, 0.0)}
+
+
+@given(points, st.integers(0, 1000))
+def test_aiq_does_not_depend_on_order_and_a_point_more_never_lowers_it(points, seed):
+    cost, quality = np.array(points).T
+    value = metrics.aiq(cost, quality, 1, 9)
+    order = np.random.default_rng(seed).permutation(len(points))
+    assert metrics.aiq(cost[order], quality[order], 1, 9) == close(value)
+    assert 0 <= value <= 1
+    more = metrics.aiq(np.append(cost, 5.0), np.append(quality, 0.5), 1, 9)
+    assert more >= value - 1e-9
+
+
+# --- collapse, and a gap in two parts -----------------------------------------------------------------
+
+
+def test_the_share_of_the_top_model_by_hand():
+    assert metrics.top_share(np.array([99, 1, 0])) == metrics.COLLAPSED
+    assert metrics.top_share(np.array([5, 5])) == 0.5
+    assert metrics.top_share(np.array([0, 7])) == 1.0
+
+
+def test_the_gap_to_the_oracle_in_two_parts():
+    gap = metrics.oracle_gap(0.6, bayes=0.7, oracle=0.9)
+    assert (gap.irreducible, gap.learnable) == (close(0.2), close(0.1))
+    assert metrics.oracle_gap(0.72, bayes=0.7, oracle=0.9).learnable == close(-0.02)  # luck
+    assert metrics.oracle_gap(None, bayes=0.7, oracle=0.9) is None
+    assert metrics.oracle_gap(0.6, bayes=None, oracle=0.9) is None
+    assert metrics.oracle_gap(0.6, bayes=0.7, oracle=None) is None

@@ -145,6 +145,29 @@ def test_one_neighbour_other_than_the_query_itself_does_not_give_its_labels_back
     assert not np.array_equal(left_out, train.Y[:40])
 
 
+@pytest.mark.parametrize("variant", [Config(1), Config(3), Config(5, "softmax"), Config(100)])
+def test_a_training_query_left_out_is_scored_as_if_it_had_never_been_there(variant):
+    X = np.random.default_rng(3).standard_normal((30, 4)).astype(np.float32)
+    X[5:20:5] = X[4]  # equal queries: the search may find others in a query's own place
+    train = labelled(X, np.random.default_rng(4).integers(0, 2, (30, 3)))
+    router = KnnRouter()
+    router.fit(train, train, variant=variant, seed=42, device="cpu")
+    left_out = router.left_out_scores()
+    for i in range(30):
+        others = np.arange(30) != i
+        rest = labelled(X[others], train.Y[others])
+        np.testing.assert_allclose(left_out[i], score(rest, as_queries(X[i : i + 1]), variant)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_of_many_equal_queries_each_leaves_out_itself_only(k):
+    train = labelled(np.ones((600, 2)), np.arange(600)[:, None] % 2)
+    router = KnnRouter()
+    router.fit(train, train, variant=Config(k), seed=42, device="cpu")
+    expected = [np.mean([j % 2 for j in range(k + 1) if j != i][:k]) for i in range(600)]
+    np.testing.assert_allclose(router.left_out_scores()[:, 0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_doubling_every_training_query_and_k_changes_nothing(k):
     train, queries = world(), some_queries()

@@ -1,0 +1,81 @@
+"""How well routers predict the correctness of the queries they were trained on: the paper's Tab. 5 (a).
+
+Trains the chosen variant of a finished cell once more, with its first seed: the run store keeps no train scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rph import metrics
+from rph.api import Queries
+from rph.sheets import Column, Sheet
+
+if TYPE_CHECKING:
+    from rph.run import Finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBce:
+    """Binary cross-entropy of P(correct), in nats per observed cell."""
+
+    bench: str
+    encoder: str
+    router: str
+    train: float | None
+    test: float | None  # of the same seed
+    left_out: bool  # each train query was scored without itself
+
+
+def train_bce(cells: Sequence[Finished]) -> list[TrainBce]:
+    """One per cell. Scores that are no probabilities go through the map that was fitted on val, as on test.
+
+    A router that looks its training queries up would find each one itself: it scores them left out.
+    """
+    return [_of(cell) for cell in cells]
+
+
+def _of(cell: Finished) -> TrainBce:
+    result, spec = cell.result, cell.spec
+    inputs = cell.inputs()
+    train = inputs.train.observed
+    router = spec.router()
+    variant = next(v for v in spec.grid if dataclasses.asdict(v) == result.variant)
+    router.fit(inputs.train, inputs.val, variant=variant, seed=result.seeds[0], device=inputs.device)
+    left_out = getattr(router, "left_out_scores", None)
+    scores = left_out() if left_out else router.scores(Queries(X=train.X, texts=train.texts))
+    if not spec.card.calibrated:
+        a, b = metrics.fit_sigmoid(router.scores(inputs.val_queries), inputs.val.Y)
+        scores = metrics.apply_sigmoid(scores, a, b)
+    return TrainBce(
+        bench=result.bench,
+        encoder=result.encoder,
+        router=result.router,
+        train=metrics.bce(scores.clip(0, 1), train.Y),
+        test=result.per_seed[0].bce,
+        left_out=left_out is not None,
+    )
+
+
+def sheet(found: Sequence[TrainBce]) -> Sheet:
+    """Lowest train BCE first, per (benchmark, encoder)."""
+    order = list(dict.fromkeys((one.bench, one.encoder) for one in found))
+    ranked = sorted(found, key=lambda one: (order.index((one.bench, one.encoder)), one.train or 0.0))
+    return Sheet(
+        "BCE of P(correct) on the training queries and on test (paper, Tab. 5 a)",
+        (
+            Column("benchmark"),
+            Column("encoder"),
+            Column("router"),
+            Column("train BCE", "number", 3),
+            Column("test BCE", "number", 3),
+        ),
+        tuple((one.bench, one.encoder, one.router, one.train, one.test) for one in ranked),
+        tuple(
+            f"{router} scored each training query without itself."
+            for router in dict.fromkeys(one.router for one in ranked if one.left_out)
+        ),
+    )

@@ -1,0 +1,49 @@
+"""Train BCE: of the chosen variant on its own training queries, left out where the router looks them up."""
+
+import pytest
+from rph_plugins.executors.local import Local
+from tests.e2e.test_real_data import Quiet
+
+from rph import metrics, run
+from rph.insample import train_bce
+from rph.protocol import PRESETS
+from rph.registry import installed
+from rph.store import Store
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RPH_HOME", str(home))
+        outcome = run.evaluate(
+            installed(),
+            Store(home / "store"),
+            run.Settings(preset=PRESETS["smoke"], device="cpu"),
+            Quiet(),
+            benches=["synthetic:n=800"],
+            encoders=["lsa"],
+            routers=["knn", "kmeans", "elo"],
+            executor=Local(),
+        )
+        assert outcome.failures == []
+        yield outcome.cells
+
+
+def test_knn_leaves_each_training_query_out_and_others_are_scored_in_sample(cells):
+    found = {one.router: one for one in train_bce(cells)}
+    assert {name: one.left_out for name, one in found.items()} == {"knn": True, "kmeans": False, "elo": False}
+    for cell in cells:
+        one = found[cell.result.router]
+        assert one.test == cell.result.per_seed[0].bce
+        assert one.train == pytest.approx(one.test, abs=0.05)  # none of these can learn a query by heart
+
+
+def test_the_number_is_the_bce_of_the_routers_own_probabilities(cells):
+    (knn,) = [cell for cell in cells if cell.result.router == "knn"]
+    inputs, router = knn.inputs(), knn.spec.router()
+    router.fit(inputs.train, inputs.val, variant=knn.spec.grid[0], seed=42, device="cpu")
+    (one,) = train_bce([knn])
+    assert one.train == metrics.bce(router.left_out_scores(), inputs.train.Y)
+    in_sample = metrics.bce(router.scores(inputs.train), inputs.train.Y)
+    assert in_sample < one.train  # it finds itself among its 100 neighbours
