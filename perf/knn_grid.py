@@ -1,6 +1,6 @@
 """Measures knn's whole grid beside the plain matrix product and top-k(512) that it contains.
 
-    python perf/knn_grid.py [--json FILE]
+    python perf/knn_grid.py [--rounds 5]
 
 One process, one thread, made-up data of a RouterBench-like size; what is compared is interleaved round by
 round and read in CPU-seconds, because wall time on a shared machine says little.
@@ -9,20 +9,18 @@ round and read in CPU-seconds, because wall time on a shared machine says little
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; set it to measure with more
 
-import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from rph_plugins.routers.knn import GRID, KnnRouter, fit_many
+from tables import Column, Report, ratio
 
 from rph import Labelled, Queries, Trial
 from rph.neighbours import BLOCK
@@ -81,54 +79,36 @@ def measure(jobs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[
     return seconds
 
 
-def table(seconds: dict[str, list[float]]) -> str:
-    base = next(iter(seconds.values()))
-    lines = ["| what | median CPU-s | min - max | x floor (median of the rounds) |", "|---|---|---|---|"]
-    for name, values in seconds.items():
-        lines.append(
-            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} - {max(values):.2f} "
-            f"| {ratio(values, base):.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def ratio(values: Sequence[float], base: Sequence[float]) -> float:
-    return statistics.median(value / floor_ for value, floor_ in zip(values, base, strict=True))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the seconds of every round here")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds (default 5)")
     options = parser.parse_args()
 
     train, queries = data()
+    grid = f"knn, grid of {len(GRID)}, fit_many"
     seconds = measure(
         {
             f"product + top-k({LARGEST})": lambda: floor(train, queries),
-            f"knn, grid of {len(GRID)}, fit_many": lambda: whole_grid(train, queries),
+            grid: lambda: whole_grid(train, queries),
             f"knn, {len(GRID)} single runs": lambda: one_by_one(train, queries),
         },
         options.rounds,
     )
-    setting = {
-        "train": TRAIN,
-        "queries": QUERIES,
-        "d": DIM,
-        "K": MODELS,
-        "block": BLOCK,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "load": os.getloadavg()[0],
-    }
-    print(", ".join(f"{name} {value}" for name, value in setting.items()), end="\n\n")
-    print(table(seconds))
-    floor_seconds, grid_seconds, _ = seconds.values()
-    print(f"\ntarget: grid <= {TARGET} x floor; measured {ratio(grid_seconds, floor_seconds):.2f}")
-    if options.json:
-        options.json.write_text(json.dumps({"setting": setting, "cpu_seconds": seconds}, indent=1) + "\n")
+    base = next(iter(seconds.values()))
+    with Report(__file__) as report:
+        table = report.table(
+            f"{TRAIN:,} train, {QUERIES:,} queries, d = {DIM}, K = {MODELS}; block of {BLOCK}",
+            Column("what"),
+            Column("median", "CPU-s"),
+            Column("min", "CPU-s"),
+            Column("max", "CPU-s"),
+            Column("x floor"),
+            Column("at most"),
+        )
+        for name, values in seconds.items():
+            most = TARGET if name == grid else None
+            spread = statistics.median(values), min(values), max(values)
+            table.add(name, *spread, ratio(values, base), most)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ matrix that were read, and everything else: interpreter, libraries, benchmark, r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from tables import Column, Report
+
+TARGET = 3.0  # times the matrix
 ENCODER = '''
 import numpy as np
 import rph
@@ -61,13 +63,17 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=150_000)
     parser.add_argument("--d", type=int, default=768)
     parser.add_argument("--routers", nargs="+", default=["knn", "elo", "mlp", "kmeans"])
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     matrix = 4 * arguments.n * arguments.d
-    rows = {}
-    print(f"N = {arguments.n}, d = {arguments.d}: the embedding matrix is {matrix / 1e6:.0f} MB")
-    print("| run | peak RSS MB | ratio to the matrix | seconds |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
+    with Report(__file__) as report, tempfile.TemporaryDirectory() as folder:
+        table = report.table(
+            f"N = {arguments.n:,}, d = {arguments.d}: the embedding matrix is {matrix / 1e6:.0f} MB",
+            Column("run"),
+            Column("peak RSS", "MB", 0),
+            Column("x the matrix"),
+            Column("at most", digits=0),
+            Column("time", "s", 0),
+        )
         plugin = Path(folder) / "made_up.py"
         plugin.write_text(ENCODER.format(d=arguments.d))
         environment = os.environ | {"RPH_HOME": f"{folder}/home"}
@@ -77,12 +83,7 @@ def main() -> None:
             runs[f"rph eval --router {router}"] = ["eval", *common, "--router", router, "--protocol", "smoke"]
         for name, command in runs.items():
             resident, seconds = peak([sys.executable, "-m", "rph", *command], environment)
-            rows[name] = {"peak_bytes": resident, "ratio": resident / matrix, "seconds": seconds}
-            print(
-                f"| `{name}` | {resident / 1e6:.0f} | {resident / matrix:.2f} | {seconds:.0f} |", flush=True
-            )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+            table.add(f"`{name}`", resident / 1e6, resident / matrix, TARGET, seconds)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,36 @@
 """Measures the routers beside the algorithms of peers, as their authors run them, and beside careful plain code.
 
-    python perf/peers.py [--only knn,mlp] [--rounds 3] [--json FILE]
+    python perf/peers.py [--only knn mlp] [--rounds 3]
 
 The peers' loops are written here after their published behaviour: a DataLoader where they have one, a fit per model,
 pandas rows. One process, one thread, made-up data of a RouterBench-like size; the ways of one case are interleaved
 round by round and read in CPU-seconds. Where `run` does a part of identical work, `times` says how often it would
-be done ("x times" in the table). `acc.` is test routing accuracy, or what the case says.
+be done ("times" in the table). `acc.` is test routing accuracy, or what the case says. The floor of one of ours is
+what its matrix products alone take in the same round, or a pass over its labels; it is left out where there is neither.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import pandas as pd
 import torch
-from knn_grid import ratio
 from rph_plugins.routers import carrot, elo, embedllm, kmeans, knn, linucb, mlp, optllm, rorf, routerdc
+from tables import Column, Report, ratio
 
 from rph import Labelled, Queries, Trial
 from rph.headrouter import Data
@@ -47,6 +48,13 @@ class Way:
     run: Callable[[], float]  # returns the accuracy, NaN where it measures none
     times: float = 1.0  # the whole work is so often what `run` does
     target: float | None = None  # ours should be so many times as fast as this way
+    floor: Callable[[], machine.Floor] | None = None
+    most: float | None = None  # ours should take at most so many times its floor
+
+
+def ours_of(what: str, run: Callable[[], float], most: float | None = None) -> Way:
+    """One of ours whose floor is its matrix products. They are listened to after the first round, to warm nothing up."""
+    return Way(what, run, floor=cache(lambda: machine.products(run)), most=most)
 
 
 # --- data -------------------------------------------------------------------------------------------
@@ -57,23 +65,23 @@ def world() -> dict[str, Labelled]:
     return made_up(SIZES)
 
 
-def made_up(sizes: dict[str, int]) -> dict[str, Labelled]:
+def made_up(sizes: dict[str, int], dim: int = DIM, models: int = MODELS) -> dict[str, Labelled]:
     """Queries around 30 domains in 24 latent factors; each model's labels are Bernoulli draws of a law in them."""
     rng = np.random.default_rng(0)
-    lift = rng.standard_normal((FACTORS, DIM)) / FACTORS**0.5
+    lift = rng.standard_normal((FACTORS, dim)) / FACTORS**0.5
     centres = rng.standard_normal((DOMAINS, FACTORS))
-    skill, level = rng.standard_normal((FACTORS, MODELS)) * 0.12, rng.normal(-0.2, 0.3, MODELS)
+    skill, level = rng.standard_normal((FACTORS, models)) * 0.12, rng.normal(-0.2, 0.3, models)
     parts = {}
     for name, n in sizes.items():
         z = centres[rng.integers(0, DOMAINS, n)] + 0.6 * rng.standard_normal((n, FACTORS))
-        X = z @ lift + 0.05 * rng.standard_normal((n, DIM))
-        Y = rng.random((n, MODELS)) < 1 / (1 + np.exp(-(z @ skill + level)))
+        X = z @ lift + 0.05 * rng.standard_normal((n, dim))
+        Y = rng.random((n, models)) < 1 / (1 + np.exp(-(z @ skill + level)))
         parts[name] = Labelled(
             X=(X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32),
             texts=[""] * n,
             Y=Y.astype(np.float32),
             C=None,
-            models=tuple(f"m{i}" for i in range(MODELS)),
+            models=tuple(f"m{i}" for i in range(models)),
         )
     return parts
 
@@ -176,6 +184,10 @@ def battles(queries: int = 1000) -> float:
         won.append(row["ya"] > row["yb"])
     fitted = LogisticRegression(fit_intercept=False).fit(np.array(design), np.array(won))
     return accuracy(np.tile(fitted.coef_[0], (SIZES["test"], 1)))
+
+
+def pass_over_labels() -> machine.Floor:
+    return machine.Floor(Counter(), passed=part("train")[1].nbytes)
 
 
 def our_ratings() -> float:
@@ -405,64 +417,64 @@ def boosting_per_model() -> float:
 N = SIZES["train"]
 CASES: dict[str, tuple[Way, ...]] = {
     "knn": (
-        Way("knn, k = 40", ours(knn, [knn.Config(40)])),
+        ours_of("knn, k = 40", ours(knn, [knn.Config(40)]), most=1.6),
         Way("RouterBench's knn", routerbench_knn, target=3),
     ),
     "knn-grid": (
-        Way("knn, grid of 15", ours(knn, knn.GRID)),
+        ours_of("knn, grid of 15", ours(knn, knn.GRID), most=2.0),
         Way("RouterBench's knn", routerbench_knn, times=15, target=30),
     ),
     "knn-cv": (
-        Way("carrot's choice of k", our_search),
+        ours_of("carrot's choice of k", our_search, most=2.3),
         Way("CARROT's train_knn, float64", carrot_search, times=9, target=15),
     ),
     "knn-per-model": (
-        Way("knn, k = 131; acc. of model 0", our_correctness),
+        ours_of("knn, k = 131; acc. of model 0", our_correctness),
         Way("EmbedLLM's knn; acc. of model 0", embedllm_knn, times=MODELS, target=15),
     ),
     "kmeans": (
-        Way("kmeans, 64 clusters", ours(kmeans, [kmeans.Config(64)])),
+        ours_of("kmeans, 64 clusters", ours(kmeans, [kmeans.Config(64)]), most=3.5),
         Way("Avengers-Pro's (scikit-learn, ten starts)", lambda: sklearn_kmeans(10), target=10),
         Way("scikit-learn, one start", lambda: sklearn_kmeans(1), target=1.5),
     ),
     "elo": (
-        Way("elo's global ratings", our_ratings),
+        Way("elo's global ratings", our_ratings, floor=pass_over_labels),
         Way("LLMRouter's elo", battles, times=N / 1000, target=500),
     ),
     "linear": (
-        Way("linucb, full feedback, 5 ridges", ours(linucb, linucb.GRID[:5])),
+        ours_of("linucb, full feedback, 5 ridges", ours(linucb, linucb.GRID[:5])),
         Way("RouterBench's svm", linear_svr, target=40),
     ),
     "linucb": (
-        Way("linucb, bandit, all steps", ours(linucb, [linucb.Config("bandit", alpha=1.0)])),
+        ours_of("linucb, bandit, all steps", ours(linucb, [linucb.Config("bandit", alpha=1.0)])),
         Way("inverse per step", inverse_per_step, times=N / STEPS["inverse"], target=300),
         Way("Sherman-Morrison", sherman_morrison, times=N / STEPS["sherman-morrison"], target=3),
     ),
     "mlp": (
-        Way("one head, 256-256, 6 epochs", our_heads((256, 256), 256, 6, 1)),
+        ours_of("one head, 256-256, 6 epochs", our_heads((256, 256), 256, 6, 1), most=1.7),
         Way("RouterEval's MLPR", loader_mlp((256, 256), 256, 6), target=5),
         Way("careful loop", careful_mlp((256, 256), 256, 6)),
     ),
     "mlp-per-model": (
-        Way("mlp, 100-100, early stop", ours(mlp, [mlp.Config()])),
+        ours_of("mlp, 100-100, early stop", ours(mlp, [mlp.Config()])),
         Way("RouterBench's mlp", sklearn_mlp, times=MODELS, target=40),
     ),
     "narrow": (
-        Way("15 heads, 64-64, batch 64, 2 epochs", our_heads((64, 64), 64, 2, 15)),
+        ours_of("15 heads, 64-64, batch 64, 2 epochs", our_heads((64, 64), 64, 2, 15)),
         Way("DataLoader", loader_mlp((64, 64), 64, 2), times=15, target=6),
         Way("careful loop", careful_mlp((64, 64), 64, 2), times=15, target=5),
     ),
     "wide": (
-        Way("5 heads, 256-256, batch 256, 2 epochs", our_heads((256, 256), 256, 2, 5)),
+        ours_of("5 heads, 256-256, batch 256, 2 epochs", our_heads((256, 256), 256, 2, 5), most=1.5),
         Way("DataLoader", loader_mlp((256, 256), 256, 2), times=5),
         Way("careful loop", careful_mlp((256, 256), 256, 2), times=5, target=1.3),
     ),
     "embedllm": (
-        Way("embedllm, an epoch", our_mf),
+        ours_of("embedllm, an epoch", our_mf, most=3),
         Way("EmbedLLM's mf.py, an epoch", pair_loader_mf, target=15),
     ),
     "routerdc": (
-        Way("routerdc, 640 queries", our_dual_steps),
+        ours_of("routerdc, 640 queries", our_dual_steps),
         Way("RouterDC's losses, 640 queries", dual_contrastive_steps, target=1.5),
     ),
     "forest": (
@@ -477,16 +489,25 @@ CASES: dict[str, tuple[Way, ...]] = {
 }
 
 
-def measure(ways: Sequence[Way], rounds: int) -> list[tuple[list[float], float]]:
-    """Of each way: CPU-seconds of the whole work in each round, and the accuracy."""
-    seconds: list[list[float]] = [[] for _ in ways]
-    found = [float("nan")] * len(ways)
+@dataclass
+class Measured:
+    """Of one way: CPU-seconds of the whole work and of its floor in each round, and the accuracy."""
+
+    seconds: list[float] = field(default_factory=list)
+    floors: list[float] = field(default_factory=list)
+    accuracy: float = float("nan")
+
+
+def measure(ways: Sequence[Way], rounds: int) -> list[Measured]:
+    found = [Measured() for _ in ways]
     for _ in range(rounds):
-        for i, way in enumerate(ways):
+        for way, mine in zip(ways, found, strict=True):
             start = time.process_time()
-            found[i] = way.run()
-            seconds[i].append((time.process_time() - start) * way.times)
-    return list(zip(seconds, found, strict=True))
+            mine.accuracy = way.run()
+            mine.seconds.append((time.process_time() - start) * way.times)
+            if way.floor:
+                mine.floors.append(way.floor().seconds())
+    return found
 
 
 def warm_up() -> None:
@@ -500,36 +521,39 @@ def warm_up() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help=f"some of {','.join(CASES)}")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="case")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the seconds of every round here")
     options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else list(CASES)
     torch.set_num_threads(1)
     world()
     warm_up()
-    print(
-        f"{SIZES}, d {DIM}, K {MODELS}, 1 thread, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n"
-    )
-    print("| case | way | CPU-s | x ours | target | acc. |\n|---|---|---|---|---|---|")
-    record = {}
-    for name in chosen:
-        measured = measure(CASES[name], options.rounds)
-        mine = measured[0][0]
-        for way, (seconds, found) in zip(CASES[name], measured, strict=True):
-            scaled = f" (x{way.times:g})" if way.times != 1 else ""
-            target = f">= {way.target:g}" if way.target else ""
-            shown = "" if np.isnan(found) else f"{found:.4f}"
-            print(
-                f"| {name} | {way.what}{scaled} | {statistics.median(seconds):.2f} | {ratio(seconds, mine):.1f} | {target} | {shown} |",
-                flush=True,
-            )
-        record[name] = [
-            {"way": way.what, "times": way.times, "cpu_seconds": seconds, "accuracy": found}
-            for way, (seconds, found) in zip(CASES[name], measured, strict=True)
-        ]
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    with Report(__file__) as report:
+        table = report.table(
+            f"{SIZES}, d = {DIM}, K = {MODELS}, one thread",
+            Column("case"),
+            Column("way"),
+            Column("times", digits=0),
+            Column("median", "CPU-s", digits=3),
+            Column("x ours", digits=1),
+            Column("at least", digits=1),
+            Column("x floor", digits=1),
+            Column("at most", digits=1),
+            Column("acc.", digits=4),
+        )
+        for name in options.only:
+            measured = measure(CASES[name], options.rounds)
+            for way, each in zip(CASES[name], measured, strict=True):
+                table.add(
+                    name,
+                    way.what,
+                    way.times,
+                    statistics.median(each.seconds),
+                    ratio(each.seconds, measured[0].seconds),
+                    way.target,
+                    ratio(each.seconds, each.floors) if each.floors else None,
+                    way.most,
+                    None if np.isnan(each.accuracy) else each.accuracy,
+                )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,13 @@ PLUGIN_FILES = sorted(p for p in ROOT.glob("plugins/*/*.py") if p.stem != "__ini
 
 # Each core module may import only those named before it. The types of rph.api may be named anywhere.
 LAYERS = [
-    "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "testing", "neighbours",
-    "clusters", "heads", "headrouter", "unpickle", "hub", "sentence", "table", "published", "importing", "nine", "embed",
-    "store", "trials", "executors", "protocol", "results", "sweep", "run", "analysis", "report", "cli", "__main__",
+    "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "neighbours",
+    "clusters", "heads", "headrouter", "unpickle", "hub", "sentence", "table", "contracts", "testing", "published",
+    "importing", "nine", "embed", "store", "trials", "executors", "protocol", "results", "sweep", "run", "states",
+    "export", "routing", "upstreams", "serve", "resultfiles", "sheets", "insample", "analysis", "plateau", "bottleneck", "paper",
+    "report", "uncertainty", "leaderboard", "strictfiles", "recompute", "submissions", "changes", "boardsheets", "site",
+    "figures", "htmlreport", "options", "cli_analyze", "cli_report", "cli_submissions", "cli_leaderboard", "scaffold",
+    "cli_use", "cli", "__main__",
 ]  # fmt: skip
 PUBLIC = {
     "rph", "rph.api", "rph.arrays", "rph.lazy", "rph.neighbours", "rph.clusters", "rph.heads", "rph.headrouter",
@@ -28,7 +32,8 @@ PUBLIC = {
 HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers", "ray"}
 # What `rph --help` and `rph list` import.
 LIGHT = [
-    CORE / f"{name}.py" for name in ("__init__", "errors", "lazy", "api", "hookspecs", "registry", "disk")
+    CORE / f"{name}.py"
+    for name in ("__init__", "errors", "lazy", "api", "hookspecs", "registry", "disk", "scaffold")
 ]
 
 
@@ -62,7 +67,12 @@ def imports_of(path, at_import=False):
 
 
 def is_core(name):
-    return name.startswith("rph.") and (CORE / f"{name.removeprefix('rph.')}.py").exists()
+    path = CORE / name.removeprefix("rph.").replace(".", "/")
+    return name.startswith("rph.") and (path.with_suffix(".py").exists() or (path / "__init__.py").exists())
+
+
+def layer_of(name):
+    return ".".join(name.split(".")[:2])
 
 
 def ours(path):
@@ -83,7 +93,15 @@ def test_every_core_module_has_a_layer():
 def test_a_core_module_imports_only_the_layers_below_it(path):
     layer = LAYERS.index("hookspecs") + 1 if path.stem == "__init__" else LAYERS.index(path.stem)
     below = {"rph"} | {f"rph.{name}" for name in LAYERS[:layer]}
-    assert {name for name, typing in ours(path) if not (typing and name == "rph.api")} <= below
+    if path.stem == "__init__":
+        below.add("rph.routing")  # of `rph.load`, when it is first asked for
+    assert {layer_of(name) for name, typing in ours(path) if not (typing and name == "rph.api")} <= below
+
+
+@pytest.mark.parametrize("path", sorted(CORE.glob("*/*.py")), ids=short)
+def test_a_package_of_the_core_imports_only_itself_and_the_layers_below_it(path):
+    below = {"rph"} | {f"rph.{name}" for name in LAYERS[: LAYERS.index(path.parent.name) + 1]}
+    assert {layer_of(name) for name, _ in ours(path)} <= below
 
 
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=short)

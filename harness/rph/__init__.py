@@ -1,5 +1,7 @@
 """rph, the routing plateau harness: what a plugin imports. Nothing here imports numpy or torch."""
 
+from typing import TYPE_CHECKING, Any
+
 from rph.api import (
     BenchmarkCard,
     BenchmarkSpec,
@@ -20,11 +22,15 @@ from rph.api import (
     Trial,
 )
 from rph.errors import RphError, UsageError
-from rph.hookspecs import hookimpl
+from rph.hookspecs import API_VERSION, hookimpl
+
+if TYPE_CHECKING:
+    from rph.routing import load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "API_VERSION",
     "BenchmarkCard",
     "BenchmarkSpec",
     "Encoder",
@@ -46,4 +52,13 @@ __all__ = [
     "UsageError",
     "__version__",
     "hookimpl",
+    "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # it imports numpy and the harness, which no plugin needs
+        from rph.routing import load
+
+        return load
+    raise AttributeError(f"module 'rph' has no attribute {name!r}")

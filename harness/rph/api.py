@@ -158,7 +158,11 @@ class Labelled(Queries):
 
 
 class Router(Protocol):
-    """Learns from labelled queries, then scores every model for new ones."""
+    """Learns from labelled queries, then scores every model for new ones.
+
+    A router that looks its training queries up also has `left_out_scores() -> Float32 [N, K]`: what it gives each of
+    the N training queries that have a label (`Labelled.observed`) when that query is left out.
+    """
 
     def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None:
         """Learn from `train`; `val` may serve early stopping only. `variant` is one member of the grid.
@@ -233,6 +237,7 @@ class RouterSpec:
     grid: tuple[Any, ...]  # frozen dataclass instances
     router: type[Router]
     fit_many: Callable[[Labelled, Labelled, Sequence[Trial], str], RouterGroup] | None = None
+    api: int = 1  # the rph.API_VERSION that the plugin was written for
 
     @property
     def name(self) -> str:
@@ -312,6 +317,7 @@ class EncoderSpec:
 
     card: EncoderCard
     build: Callable[..., Encoder]
+    api: int = 1  # the rph.API_VERSION that the plugin was written for
 
     @property
     def name(self) -> str:
@@ -363,6 +369,7 @@ class BenchmarkSpec:
     card: BenchmarkCard
     load: Callable[..., RoutingDataset]
     options: dict[str, str] = field(default_factory=dict)  # option -> what it means, for `rph show`
+    api: int = 1  # the rph.API_VERSION that the plugin was written for
 
     @property
     def name(self) -> str:
@@ -391,6 +398,7 @@ class ExecutorSpec:
 
     card: ExecutorCard
     build: Callable[[int | None, float | None, str], Any]
+    api: int = 1  # the rph.API_VERSION that the plugin was written for
 
     @property
     def name(self) -> str:

@@ -22,8 +22,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rph import __version__, disk
+from rph import __version__, cli_analyze, cli_leaderboard, cli_report, cli_use, disk, scaffold
 from rph.errors import RphError, UsageError
+from rph.options import (
+    Benches,
+    Device,
+    Encoders,
+    Json,
+    PluginFiles,
+    Prices,
+    ProtocolName,
+    Results,
+    Routers,
+    StorePath,
+    Strict,
+)
+from rph.options import passive_threads as _passive_threads
+from rph.options import price as _price
+from rph.options import registry as _registry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,44 +64,12 @@ data_app = typer.Typer(help="The files that benchmarks need.", no_args_is_help=T
 app.add_typer(data_app, name="data")
 check_app = typer.Typer(help="Does a plugin keep its contract?", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(check_app, name="check")
-analyze_app = typer.Typer(
-    help="What finished results say together; nothing is trained.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(analyze_app, name="analyze")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Strict = Annotated[
-    bool,
-    typer.Option("--strict-plugins", envvar="RPH_STRICT_PLUGINS", help="A plugin that fails is an error."),
-]
-PluginFiles = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A local Python file to use as a plugin; repeatable.")
-]
-Routers = Annotated[list[str], typer.Option("--router", help="A router's name, or all; repeatable.")]
-Benches = Annotated[
-    list[str],
-    typer.Option("--bench", help="A benchmark's name, name:key=value,..., or a folder; repeatable."),
-]
-Encoders = Annotated[
-    list[str], typer.Option("--encoder", help="An encoder's name, or name:key=value,...; repeatable.")
-]
-ProtocolName = Annotated[
-    str, typer.Option("--protocol", help="paper, quick (3 variants, 2 seeds) or smoke (1 variant, 1 seed).")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-StorePath = Annotated[
-    Path | None, typer.Option("--store", help="Folder of the run store [default: RPH_HOME/store].")
-]
-Results = Annotated[
-    Path | None,
-    typer.Option("--out", help="Also write <bench>/<router>/<encoder>.json and the routes into this folder."),
-]
-Prices = Annotated[
-    list[str] | None,
-    typer.Option("--price", help="MODEL=USD per call, for a benchmark without costs; once per model."),
-]
+app.add_typer(cli_analyze.app, name="analyze")
+app.command()(cli_analyze.compare)
+app.command()(cli_report.report)
+app.add_typer(cli_leaderboard.leaderboard, name="leaderboard")
+app.command("new")(scaffold.new)
+app.add_typer(cli_use.app)  # without a name: its commands are ours
 
 
 def main() -> None:
@@ -370,7 +354,7 @@ def embed(
         raise typer.Exit(max(failure.exit_code for _, failure in failed))
 
 
-@analyze_app.command("identities")
+@cli_analyze.app.command("identities")
 def analyze_identities(
     router: Routers,
     bench: Benches,
@@ -419,6 +403,37 @@ def analyze_identities(
         drawing = console.export_svg(title="rph analyze identities")
         with disk.new_file(svg, "writing the heat map") as file:
             file.write_text(drawing)
+
+
+@cli_analyze.app.command("train-bce")
+def analyze_train_bce(
+    router: Routers,
+    bench: Benches,
+    encoder: Encoders = ["minilm"],  # noqa: B006 - typer copies it
+    protocol: ProtocolName = "paper",
+    device: Device = "auto",
+    store: StorePath = None,
+    plugin: PluginFiles = None,
+    strict_plugins: Strict = False,
+    format: cli_analyze.Formats = cli_analyze.Format.rich,
+) -> None:
+    """How well routers predict what they were trained on (the paper's Tab. 5 a): trains each chosen variant once more.
+
+    Reads the results of `rph eval` with the same options.
+
+    Example: rph analyze train-bce --router all --bench synthetic --encoder lsa
+    """
+    registry = _registry(plugin, strict_plugins)
+    with _progress() as progress, _interruptible():
+        outcome = _evaluate(
+            registry, progress, router, bench, encoder, protocol, device, store, None, train=False
+        )
+        if outcome.failures:
+            raise outcome.failures[0].error
+        from rph import insample
+
+        found = insample.train_bce(outcome.cells)
+    cli_analyze.print_sheets([insample.sheet(found)], format)
 
 
 def _numbers(matrix: Any) -> list[list[float | None]]:
@@ -477,23 +492,6 @@ def _prepared(
     opened = Store(store or disk.home() / "store")
     atexit.register(opened.close)
     return run, opened, chosen
-
-
-def _price(text: str) -> tuple[str, float]:
-    model, _, usd = text.rpartition("=")
-    try:
-        value = float(usd)
-    except ValueError:
-        value = -1.0
-    if not model or not 0 <= value < float("inf"):
-        raise UsageError(f"--price {text!r} cannot be read", fix="write MODEL=USD, for example gpt-4=0.005")
-    return model, value
-
-
-def _passive_threads() -> None:
-    """Ask OpenMP's threads to sleep while they wait: spinning ones make small matrix products 10x slower on a busy machine."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 @contextlib.contextmanager
@@ -627,7 +625,8 @@ def list_(
             "benchmark": ("name", "title", "costs", "licence", "distribution"),
             "executor": ("name", "title", "needs", "distribution"),
         }
-        _print_rows([{c: _card(one)[c] for c in columns[singular]} for one in loaded], False)
+        cards = [{**_card(one), "distribution": one.source.origin} for one in loaded]  # with its version
+        _print_rows([{c: card[c] for c in columns[singular]} for card in cards], False)
     for name, error in failed:
         typer.echo(f"note: {singular} {name!r} is not listed: {error.why or error.what}", err=True)
 
@@ -758,17 +757,6 @@ def plugins(
             }
         )
     _print_rows(rows, as_json)
-
-
-def _registry(files: Sequence[Path] | None, strict: bool) -> Registry:
-    from rph import registry
-
-    found = registry.installed()
-    for path in files or ():
-        found.add_file(path)
-    if strict:
-        found.require_all()
-    return found
 
 
 def _load_all(registry: Registry, kind: Kind) -> tuple[list[Plugin], list[tuple[str, RphError]]]:

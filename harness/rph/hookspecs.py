@@ -5,12 +5,16 @@ suggestions come from package metadata alone:
 
     [project.entry-points.rph]
     router-knn = "rph_plugins.routers.knn"
+
+The hooks and the records they return have a version. A spec says in `api` for which one it was written; one written
+for a later version than this is refused (docs/stability.md).
 """
 
 from pluggy import HookimplMarker, HookspecMarker
 
 from rph.api import BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec
 
+API_VERSION = 1
 hookspec = HookspecMarker("rph")
 hookimpl = HookimplMarker("rph")
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -236,10 +236,11 @@ class Registry:
         except RphError:
             raise
         except FAILURES as error:
+            needed, fix = _unmet(source, error)
             raise RphError(
                 f"{source.kind} {source.name!r} is installed but cannot be used",
-                why=f"{type(error).__name__}: {error}",
-                fix=f"install what it needs, or report it to the authors of {source.distribution}",
+                why=f"{type(error).__name__}: {error}{needed}",
+                fix=fix or f"install what it needs, or report it to the authors of {source.distribution}",
             ) from error
         return Plugin(source=source, spec=spec, module=module)
 
@@ -269,10 +270,44 @@ def _check_spec(source: Source, spec: Any) -> None:
         raise ValueError(
             f"it registers the name {spec.card.name!r}, but its entry point is named {source.full_name!r}"
         )
+    if spec.api > hookspecs.API_VERSION:
+        raise RphError(
+            f"{source.kind} {source.name!r} is written for a newer rph",
+            why=f"it states API version {spec.api}, and rph {version(OURS)} has version {hookspecs.API_VERSION}",
+            fix=f"pip install --upgrade rph, or install an older {source.distribution}",
+        )
     if isinstance(spec, RouterSpec) and not 1 <= len(spec.grid) <= MAX_VARIANTS:
         raise ValueError(
             f"its grid has {len(spec.grid)} variants; 1 to {MAX_VARIANTS} are allowed, so that no method gets more tries"
         )
+
+
+def _unmet(source: Source, error: BaseException) -> tuple[str, str]:
+    """What a plugin that failed lacks, and how to get it, by the metadata of its distribution; two empty texts where unknown.
+
+    It lacks another version of rph, or a module that an extra of the distribution brings.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    distribution = source.target.dist if isinstance(source.target, EntryPoint) else None
+    module = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    for text in (distribution and distribution.requires) or ():
+        try:
+            required = Requirement(text)
+        except InvalidRequirement:
+            continue
+        name, marker, here = canonicalize_name(required.name), required.marker, version(OURS)
+        if marker is None or marker.evaluate({"extra": ""}):
+            if name == OURS and not required.specifier.contains(here, prereleases=True):
+                wanted = f"{OURS}{required.specifier}"
+                return f"; it needs {wanted}, and this is {here}", f"pip install --upgrade '{wanted}'"
+        elif distribution and name == canonicalize_name(module.partition(".")[0]):
+            for extra in distribution.metadata.get_all("Provides-Extra") or ():
+                if marker.evaluate({"extra": extra}):
+                    with_extra = f"{source.distribution}[{extra}]"
+                    return f"; it comes with the extra {with_extra}", f"pip install '{with_extra}'"
+    return "", ""
 
 
 def _allowed(point: str, distribution: str, allow: frozenset[str] | None) -> bool:

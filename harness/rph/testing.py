@@ -1,4 +1,4 @@
-"""The conformance suite of `rph.checks` for a plugin's own pytest tests.
+"""The conformance checks for a plugin's own pytest tests.
 
     from rph.testing import parametrize_with_router_checks
 
@@ -7,19 +7,34 @@
         check(spec)
 
 makes one test of each check, as scikit-learn's `parametrize_with_checks` does for estimators. The fixture
-`check_router` runs the whole suite in one test; `pytest_plugins = ["rph.testing"]` makes it available.
+`check_router` runs the whole suite in one test, `check_encoder` and `check_benchmark` those of the other kinds;
+`pytest_plugins = ["rph.testing"]` makes them available.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from rph.api import RouterSpec
+from rph import contracts
+from rph.api import BenchmarkSpec, EncoderSpec, RouterSpec
 from rph.checks import CHECKS, Check, NotApplicable, expected_failures, run_checks
 from rph.registry import installed
+
+if TYPE_CHECKING:
+    from rph.registry import Kind
+
+__all__ = [
+    "CheckBenchmark",
+    "CheckEncoder",
+    "CheckRouter",
+    "check_benchmark",
+    "check_encoder",
+    "check_router",
+    "parametrize_with_router_checks",
+]
 
 
 def parametrize_with_router_checks(
@@ -41,11 +56,9 @@ def parametrize_with_router_checks(
     return pytest.mark.parametrize(("spec", "check"), parameters)
 
 
-def _spec_of(router: str | RouterSpec) -> RouterSpec:
-    if isinstance(router, RouterSpec):
-        return router
-    spec: RouterSpec = installed().load("router", router).spec
-    return spec
+def _spec_of(plugin: Any, kind: Kind = "router") -> Any:
+    """The spec itself, or that of the installed plugin with this name."""
+    return installed().load(kind, plugin).spec if isinstance(plugin, str) else plugin
 
 
 def _skipping(check: Check) -> Callable[[RouterSpec], None]:
@@ -85,10 +98,51 @@ def check_router() -> CheckRouter:
         spec = _spec_of(router)
         results = run_checks(spec, only=only, expected=expected_failed_checks)
         wrong = [f"{r.check} ({r.status}): {r.detail}" for r in results if not r.ok]
-        if wrong:
-            pytest.fail(
-                "\n  ".join([f"router {spec.name!r} does not conform:", *wrong]),
-                pytrace=False,
-            )
+        _fail_if(f"router {spec.name!r}", wrong)
 
     return run
+
+
+class CheckEncoder(Protocol):
+    """What the fixture `check_encoder` gives."""
+
+    def __call__(self, encoder: str | EncoderSpec, **options: Any) -> None: ...
+
+
+@pytest.fixture
+def check_encoder() -> CheckEncoder:
+    """A function that checks an encoder, built with `options`, and fails with all that is wrong.
+
+    Vectors are float32, finite, of the card's dimension and length, the same every time and whatever the other texts.
+    """
+
+    def run(encoder: str | EncoderSpec, **options: Any) -> None:
+        spec = _spec_of(encoder, "encoder")
+        _fail_if(f"encoder {spec.name!r}", contracts.wrong_with_encoder(spec, **options))
+
+    return run
+
+
+class CheckBenchmark(Protocol):
+    """What the fixture `check_benchmark` gives."""
+
+    def __call__(self, benchmark: str | BenchmarkSpec, **options: Any) -> None: ...
+
+
+@pytest.fixture
+def check_benchmark() -> CheckBenchmark:
+    """A function that loads a benchmark twice, with `options`, and fails with all that is wrong.
+
+    It can be run (shapes, ids, labels, costs), its content is the same every time, and its card is true of it.
+    """
+
+    def run(benchmark: str | BenchmarkSpec, **options: Any) -> None:
+        spec = _spec_of(benchmark, "benchmark")
+        _fail_if(f"benchmark {spec.name!r}", contracts.wrong_with_benchmark(spec, **options))
+
+    return run
+
+
+def _fail_if(what: str, wrong: list[str]) -> None:
+    if wrong:
+        pytest.fail("\n  ".join([f"{what} does not conform:", *wrong]), pytrace=False)

@@ -7,7 +7,8 @@ from importlib.metadata import distributions, entry_points
 
 import pytest
 
-from rph import RphError, UsageError, registry
+import rph
+from rph import RphError, UsageError, hookspecs, registry
 from rph.registry import Plugin, Registry, allow_list
 
 ROUTER = """
@@ -57,13 +58,14 @@ class Site:
     def __init__(self, folder):
         self.folder = folder
 
-    def install(self, distribution, points, files, version="1.0"):
-        """Write the files, and metadata that publishes `points` (entry point -> module)."""
+    def install(self, distribution, points, files, version="1.0", metadata=()):
+        """Write the files, and metadata that publishes `points` (entry point -> module); `metadata` are more lines of it."""
         for name, source in files.items():
             self.write(name, source)
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        head = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}", *metadata, ""]
+        (info / "METADATA").write_text("\n".join(head))
         lines = [f"{point} = {module}" for point, module in points.items()]
         (info / "entry_points.txt").write_text("\n".join(["[rph]", *lines, ""]))
 
@@ -235,6 +237,64 @@ def test_a_broken_plugin_is_reported_and_stops_no_other(mine, source, why):
     outcomes = {source.name: found.try_load(source) for source in found.sources() if source.kind == "router"}
     assert isinstance(outcomes["broken"], RphError)
     assert isinstance(outcomes["mine"], Plugin)
+
+
+BOOST = 'Requires-Dist: no-such-boost; extra == "trees"'
+REQUIREMENTS = {
+    "a module that an extra brings": (
+        ["Provides-Extra: docs", "Provides-Extra: trees", "Requires-Dist: numpy", BOOST],
+        "No module named 'no_such_boost'; it comes with the extra rph-broken[trees]",
+        "pip install 'rph-broken[trees]'",
+    ),
+    "a module that no extra brings": (
+        ['Requires-Dist: no-such-boost; python_version >= "3"', "Provides-Extra: docs"],
+        "No module named 'no_such_boost'",
+        "report it to the authors of rph-broken",
+    ),
+    "another rph": (
+        ["Requires-Dist: rph<0.1"],
+        f"No module named 'no_such_boost'; it needs rph<0.1, and this is {rph.__version__}",
+        "pip install --upgrade 'rph<0.1'",
+    ),
+    "another rph for an extra only": (
+        ['Requires-Dist: rph>=9; extra == "docs"', "Provides-Extra: docs"],
+        "No module named 'no_such_boost'",
+        "report it to the authors of rph-broken",
+    ),
+    "something that cannot be read": (
+        ["Requires-Dist: ???", "Provides-Extra: trees", BOOST],
+        "; it comes with the extra rph-broken[trees]",
+        "pip install 'rph-broken[trees]'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("metadata", "why", "fix"), REQUIREMENTS.values(), ids=REQUIREMENTS)
+def test_what_a_broken_plugin_lacks_is_said_as_far_as_its_metadata_tell(site, metadata, why, fix):
+    files = {"mod_broken.py": "import no_such_boost.trees"}
+    site.install("rph-broken", {"router-broken": "mod_broken"}, files, metadata=metadata)
+    error = error_of(site.registry().load, "router", "broken")
+    assert error.why.endswith(why) and error.fix.endswith(fix)
+
+
+@pytest.mark.parametrize("api", [hookspecs.API_VERSION, hookspecs.API_VERSION + 1, "one"])
+def test_a_plugin_for_a_later_api_is_refused_and_told_so(site, api):
+    source = router("a").replace("router=Mine", f"router=Mine, api={api!r}")
+    site.install("rph-a", {"router-a": "mod_a"}, {"mod_a.py": source})
+    if api == hookspecs.API_VERSION:
+        assert site.registry().load("router", "a").spec.api == api
+        return
+    error = error_of(site.registry().load, "router", "a")
+    if api == "one":
+        assert error.why.startswith("TypeError")
+        return
+    assert error.what == "router 'a' is written for a newer rph"
+    assert error.why == f"it states API version {api}, and rph {rph.__version__} has version {api - 1}"
+    assert error.fix == "pip install --upgrade rph, or install an older rph-a"
+
+
+def test_a_plugin_that_states_no_version_is_of_the_first(mine):
+    assert mine.registry().load("router", "mine").spec.api == 1
 
 
 def test_fifteen_variants_are_allowed(site):

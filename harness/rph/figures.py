@@ -1,0 +1,569 @@
+"""Figures of a set of results, the paper's and ours, as matplotlib figures without the state of pyplot.
+
+Every figure is a pure function of result files. One ink, three colours that remain apart for the colour-blind and in
+grey print: blue is what is measured, red (vermilion) the plateau and hard queries, green the oracle. What stands in the
+background is the ink made faint, so that a page may choose the ink.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from rph import analysis, bottleneck, disk, metrics, plateau
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+    from rph.arrays import Float64
+    from rph.leaderboard import Board
+    from rph.resultfiles import Entry
+    from rph.results import CellResult
+
+WIDTH = 7.0  # inches: the text width of a paper, so that 8 points stay 8 points
+INK, PAGE = "#1b1f24", "#ffffff"
+BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"  # Okabe and Ito 2008
+FAINT = 0.55  # opacity of the background
+BARS = 12  # models of a panel of selections; those beyond are added up
+CELLS = 30  # routers up to which the cells of a heat map hold numbers
+LONGEST = 34  # characters of a name in a figure
+DASHES = (0, (4, 2))
+# Where a label may stand about its point: offset in points, and which of its corners is there. The first free place;
+# next to the point, or else away from it and tied to it by a line.
+BESIDE = (
+    (5, 0, "left", "center"), (-5, 0, "right", "center"), (0, 5, "center", "bottom"), (0, -5, "center", "top"),
+    (4, 4, "left", "bottom"), (4, -4, "left", "top"), (-4, 4, "right", "bottom"), (-4, -4, "right", "top"),
+)  # fmt: skip
+AWAY = (
+    (14, 12, "left", "center"), (14, -12, "left", "center"), (-14, 12, "right", "center"),
+    (-14, -12, "right", "center"), (0, 18, "center", "bottom"), (0, -18, "center", "top"),
+    (28, 24, "left", "center"), (28, -24, "left", "center"),
+)  # fmt: skip
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    **{f"{what}color": INK for what in ("text.", "axes.edge", "axes.label", "axes.title", "grid.")},
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.major.width": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.1,
+    "grid.linewidth": 0.5,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.dpi": 200,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+    "svg.hashsalt": "rph",  # the same results give the same bytes
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawing:
+    """One figure and what it shows."""
+
+    name: str  # of its file, without the ending
+    caption: str  # what it shows; where there is no figure, why
+    figure: Figure | None
+
+
+def draw(entries: Sequence[Entry], boards: Sequence[Board]) -> Iterator[Drawing]:
+    """All figures: those over encoders first, then each board's. `boards` are those of the entries."""
+    yield from map(accuracy_cost, plateau.planes(entries))
+    yield configurations(plateau.configurations(entries))
+    yield encoder_spread(plateau.encoder_spreads(entries))
+    yield from map(selections, bottleneck.selections(entries))
+    for board in boards:
+        yield from (intervals(board), frontier(board), agreement(board))
+
+
+def save(drawing: Drawing, folder: Path, form: str) -> Path | None:
+    """Write the figure as `<name>.<form>`, on white; None where there is nothing to draw."""
+    if drawing.figure is None:
+        return None
+    path = folder / f"{drawing.name}.{form}"
+    with disk.new_file(path, "writing a figure") as file:
+        file.write_bytes(_rendered(drawing.figure, form, PAGE))
+    return path
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG on a transparent ground."""
+    return _rendered(figure, "svg", "none").decode()
+
+
+def _rendered(figure: Figure, form: str, ground: str) -> bytes:
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+    to = io.BytesIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A name in a script that the font lacks: a reader's SVG viewer has others, and the tables have it too.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(to, format=form, facecolor=ground, metadata=undated[form])
+    return to.getvalue()
+
+
+# --- the paper's, across benchmarks and over encoders -------------------------------------------------
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_cost(plane: plateau.Plane) -> Drawing:
+    """Paper, Fig. 1: accuracy against normalised cost; without costs, accuracy alone, best first."""
+    priced = any(spot.normalised_cost is not None for spot in plane.routers)
+    figure, (ax,) = _grid(1, columns=1, height=3.4)
+    routers, models = _spots(plane.routers, priced), _spots(plane.models, priced)
+    _points(ax, routers, "o", BLUE, "routers")
+    _points(ax, models, "D", INK, "models")
+    if plane.band is not None:
+        low, high = plane.band
+        ax.axhspan(100 * low, 100 * high, color=RED, alpha=0.2, linewidth=0, gid="plateau")
+    _level(ax, plane.oracle, "oracle", GREEN, side="right")
+    ax.set_ylabel("test accuracy, %")
+    if priced:
+        ax.set_xlabel("mean cost of a query: 0 the cheapest model, 1 the dearest")
+    else:
+        ax.set_xlabel("place among routers, and among models (there are no costs)")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(_short(plane.name, 60))
+    _label(ax, [(*model, INK) for model in models])
+    return Drawing(
+        name=_name("fig1-cost", plane.name),
+        caption=f"{plane.name}: test accuracy of routers (dots, means over encoders) and single models (diamonds), against "
+        f"{'cost' if priced else 'their places, as the benchmark has no costs'}. The red band reaches "
+        f"{100 * plateau.NEAR:g} points below the best router; the green line is the oracle.",
+        figure=figure,
+    )
+
+
+def _spots(found: Sequence[plateau.Spot], priced: bool) -> list[tuple[float, float, str]]:
+    """(normalised cost, or else the place among these; accuracy in percent; name) of those of which both are known."""
+    ranked = sorted(
+        (spot for spot in found if spot.accuracy is not None), key=lambda s: analysis.descending(s.accuracy)
+    )
+    names = _plain([spot.name for spot in ranked])
+    return [
+        (x, 100 * spot.accuracy, name)
+        for place, (spot, name) in enumerate(zip(ranked, names, strict=True), start=1)
+        if spot.accuracy is not None and (x := spot.normalised_cost if priced else float(place)) is not None
+    ]
+
+
+@matplotlib.rc_context(STYLE)
+def configurations(found: Sequence[plateau.Configurations]) -> Drawing:
+    """Paper, Fig. 2: every finished (router, encoder, variant, seed), sorted by test accuracy."""
+    name = "fig2-configurations"
+    if not found:
+        return Drawing(name=name, caption="No configuration has a test accuracy.", figure=None)
+    figure, panels = _grid(len(found), columns=3, height=2.3)
+    for ax, one in zip(panels, found, strict=True):
+        values = [100 * point.accuracy for point in one.points]
+        ax.plot(range(1, len(values) + 1), values, ".", color=BLUE, markersize=3, markeredgewidth=0,
+                gid="configurations")  # fmt: skip
+        ax.axhspan(100 * one.band[0], 100 * one.band[1], color=RED, alpha=0.25, linewidth=0, gid="plateau")
+        _level(ax, one.oracle, "oracle", GREEN, side="right")
+        ax.set_title(_short(one.name))
+        ax.set_xlim(0, len(values) + 1)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.set_xlabel(
+            f"configurations: {100 * one.near:.0f} % within {100 * plateau.NEAR:g} points of the best"
+        )
+    panels[0].set_ylabel("test accuracy, %")
+    return Drawing(
+        name=name,
+        caption="Every finished (router, encoder, variant, seed), sorted by test accuracy at lambda = 0. The red band "
+        "holds the best tenth, the green line is the oracle.",
+        figure=figure,
+    )
+
+
+@matplotlib.rc_context(STYLE)
+def encoder_spread(found: Sequence[plateau.EncoderSpread]) -> Drawing:
+    """Paper, Fig. 3: how far a router's test accuracy moves with the encoder."""
+    name = "fig3-encoders"
+    spreads = [one for one in found if one.std]
+    if not spreads:
+        return Drawing(
+            name=name,
+            caption="The spread over encoders needs results of one router with two encoders: there are none here.",
+            figure=None,
+        )
+    figure, (ax,) = _grid(1, columns=1, height=0.6 + 0.4 * len(spreads))
+    for y, one in enumerate(spreads):
+        stds = [100 * std for std in one.std.values()]
+        ax.plot(
+            stds, [y] * len(stds), "o", color=BLUE, alpha=0.5, markersize=5, markeredgewidth=0, gid="routers"
+        )
+        ax.plot(
+            [100 * (one.mean_std or 0)], [y], "|", color=INK, markersize=14, markeredgewidth=1.5, gid="mean"
+        )
+        widest = max(one.std, key=lambda router: one.std[router])
+        ax.annotate(_short(widest), (100 * one.std[widest], y), (5, 0), textcoords="offset points", va="center",
+                    fontsize=6.5)  # fmt: skip
+    ax.set_yticks(range(len(spreads)), [_short(one.name) for one in spreads])
+    ax.set_ylim(len(spreads) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.margins(x=0.12)
+    ax.set_xlabel("standard deviation of test accuracy over encoders, percentage points")
+    return Drawing(
+        name=name,
+        caption="Standard deviation of test accuracy over encoders: a dot per router, a tick for their mean, and the "
+        "router that moves most by its name.",
+        figure=figure,
+    )
+
+
+@matplotlib.rc_context(STYLE)
+def selections(found: bottleneck.Selections) -> Drawing:
+    """Paper, Figs. 4 and 6-9: how often each model is chosen, beside how often it is right."""
+    K = len(found.models)
+    kept = K if K <= BARS else BARS - 1
+
+    def bars(shares: Float64 | None) -> Float64 | None:
+        if shares is None:
+            return None
+        return 100 * np.append(shares[:kept], [shares[kept:].sum()] if kept < K else [])
+
+    shown = [("truth", bars(found.truth), bars(found.hard_truth))]
+    for router, shares in found.routers.items():
+        shown.append((router, bars(shares), bars(found.hard_routers.get(router))))
+    names = [_short(name, 22) for name in _plain(found.models)[:kept]]
+    names += [f"{K - kept} others"] if kept < K else []
+    places = np.arange(len(names))
+    figure, panels = _grid(len(shown), columns=6, height=0.42 + 0.1 * len(names), shared=True)
+    for ax, (title, everywhere, hard) in zip(panels, shown, strict=True):
+        for offset, widths, color, name in ((-0.2, everywhere, BLUE, "all"), (0.2, hard, RED, "hard")):
+            if widths is not None:
+                ax.barh(places + offset, widths, 0.4, color=color, linewidth=0, gid=name)
+        ax.set_title(_short(title, 18), fontsize=7, fontweight="bold" if ax is panels[0] else "normal")
+        ax.set_yticks(places, names, fontsize=5.5)
+        ax.tick_params(axis="x", labelsize=6)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(False, axis="y")
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+    for ax in panels[-6:]:
+        ax.tick_params(axis="x", labelbottom=True)  # also where the row below is not full
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    panels[0].set_xlim(left=0)
+    figure.suptitle(
+        f"{_short(found.name, 60)}: % of all queries (blue) and of hard queries (red)",
+        x=0.01,
+        ha="left",
+        fontsize=8,
+    )
+    return Drawing(
+        name=_name("fig4-selections", found.name),
+        caption=f"{found.name}: models chosen, % of all test queries (blue) and of the hard ones (red), mean over seeds and "
+        "encoders; models in the order of their test accuracy. Truth: how often each model is right, a query shared "
+        "among the models that solve it.",
+        figure=figure,
+    )
+
+
+# --- of one board -----------------------------------------------------------------------------------
+
+
+@matplotlib.rc_context(STYLE)
+def intervals(board: Board) -> Drawing:
+    """Every router's accuracy with its 95 % interval, in tiers."""
+    rows = board.rows
+    figure, (ax,) = _grid(1, columns=1, height=0.9 + 0.17 * len(rows))
+    for y, row in enumerate(rows):
+        low, high = row.interval
+        color = RED if row.in_plateau else BLUE
+        ax.plot([100 * low, 100 * high], [y, y], color=color, linewidth=1.2, gid="interval")
+        ax.plot([100 * row.accuracy], [y], "o", color=color, markersize=4, markeredgewidth=0, gid="accuracy")
+    for tier in sorted({row.tier for row in rows}):
+        places = [y for y, row in enumerate(rows) if row.tier == tier]
+        if tier % 2 == 0:
+            ax.axhspan(places[0] - 0.5, places[-1] + 0.5, color=INK, alpha=0.05, linewidth=0, gid="tier")
+        ax.annotate(f"tier {tier}", (1, places[0]), (4, 0), xycoords=ax.get_yaxis_transform(),
+                    textcoords="offset points", va="center", fontsize=7, alpha=FAINT)  # fmt: skip
+    ax.set_yticks(range(len(rows)), [f"{_short(row.entry.result.router)}  {row.rank}" for row in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(rows) + 0.2, -0.5)  # the names of upright lines stand below the last row
+    ax.set_xlabel("test accuracy, %")
+    ax.set_title(_title(board))
+    _uprights(ax, board)
+    return Drawing(
+        name=_name("accuracy", board.bench, board.fingerprint[:8], board.encoder),
+        caption=f"Test accuracy on {board.bench} with {board.encoder}: mean over seeds, and its 95 % interval over "
+        "queries and seeds. Red: cannot be told apart from the best at 95 %. A tier holds the routers that cannot be "
+        "told apart from its first.",
+        figure=figure,
+    )
+
+
+@matplotlib.rc_context(STYLE)
+def frontier(board: Board) -> Drawing:
+    """What routers reach as the weight of cost grows, against single models and coin flips between them."""
+    name = _name("frontier", board.bench, board.fingerprint[:8], board.encoder)
+    models = _models(board)
+    points = [point for row in board.rows for point in _curve(row.entry.result)]
+    if not models or not points:
+        return Drawing(
+            name=name,
+            caption=f"{board.bench} has no costs, or not of every model: there is no accuracy to draw against cost.",
+            figure=None,
+        )
+    figure, (ax,) = _grid(1, columns=1, height=3.8)
+    ax.plot(*_columns(points), ".", color=BLUE, alpha=0.35, markersize=3, markeredgewidth=0, gid="routers")
+    best = [points[i] for i in metrics.frontier(*_columns(points))]
+    cost, reached = (column.repeat(2) for column in _columns(best))  # each accuracy holds until the next cost
+    ax.plot(cost[1:], reached[:-1], color=BLUE, linewidth=1.5, gid="frontier")
+    corner, height = metrics.cost_hull(*_columns(models))
+    x = np.geomspace(min(cost for cost, _, _ in models) or corner[1] / 100, corner[-1], 200)
+    ax.plot(
+        x, np.interp(x, corner, height), color=INK, alpha=FAINT, linewidth=1, linestyle=DASHES, gid="mixture"
+    )
+    _points(ax, models, "D", INK, "models")
+    _level(ax, board.reference.oracle, "oracle", GREEN, side="left")
+    _cost_axis(ax, [cost for cost, _, _ in points + models])
+    ax.set_title(_title(board))
+    middle = best[2 * len(best) // 3]
+    _label(
+        ax,
+        [(*model, INK) for model in models]
+        + [(*middle[:2], f"best of {len(board.rows)} routers", BLUE)]
+        + [(float(x[150]), float(np.interp(x[150], corner, height)), "coin flips between models", INK)],
+    )
+    return Drawing(
+        name=name,
+        caption=f"Accuracy against cost on {board.bench} with {board.encoder}, as the weight of cost goes from 0 to 1: "
+        "every router (dots), the best of all routers at each cost (line), single models (diamonds), and the best that "
+        "flipping coins between single models gives (dashed).",
+        figure=figure,
+    )
+
+
+@matplotlib.rc_context(STYLE)
+def agreement(board: Board) -> Drawing:
+    """Which routers are the same function: routes that differ, pair by pair."""
+    name = _name("agreement", board.bench, board.fingerprint[:8], board.encoder)
+    if len(board.rows) < 2:
+        return Drawing(
+            name=name,
+            caption=f"One router on {board.bench} with {board.encoder}: nothing to compare.",
+            figure=None,
+        )
+    routes = [row.entry.queries.routes[0] for row in board.rows]
+    apart = 100 * np.array([[metrics.disagreement(a, b) for b in routes] for a in routes])
+    order = analysis.clustered(apart)
+    routers, apart = [board.rows[i].entry.result.router for i in order], apart[np.ix_(order, order)]
+    R = len(routers)
+    names = [_short(router) for router in routers]
+    figure, (ax,) = _grid(1, columns=1, height=0.5 + 0.2 * R + 0.07 * max(map(len, names)))
+    # Opacity instead of a colour map, so that the page shows through: what is alike is blue.
+    ground = np.empty((R, R, 4))
+    ground[..., :3] = to_rgb(BLUE)
+    ground[..., 3] = 0.9 * (1 - apart / max(apart.max(), 1))
+    ax.pcolormesh(ground, gid="cells")
+    for i in range(R):
+        for j in range(R):
+            if i != j and R <= CELLS:
+                dark = ground[i, j, 3] > 0.7
+                ax.text(j + 0.5, i + 0.5, f"{apart[i, j]:.0f}", ha="center", va="center", fontsize=6,
+                        color=PAGE if dark else INK)  # fmt: skip
+    ax.grid(False)
+    ax.set_aspect("equal")
+    ax.set_xticks(np.arange(R) + 0.5, names, rotation=90)
+    ax.set_yticks(np.arange(R) + 0.5, names)
+    ax.tick_params(length=0)
+    ax.set_ylim(R, 0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(_title(board))
+    return Drawing(
+        name=name,
+        caption=f"Test queries of {board.bench} that two routers with {board.encoder} send to different models, %. "
+        "Routers that route alike stand together.",
+        figure=figure,
+    )
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _grid(n: int, *, columns: int, height: float, shared: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of the full width with n panels, each `height` inches high, in so many columns at most."""
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(WIDTH, rows * height))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
+    for unused in axes[n:]:
+        unused.remove()
+    return figure, list(axes[:n])
+
+
+def _points(ax: Axes, points: Sequence[tuple[float, float, str]], marker: str, color: str, name: str) -> None:
+    ax.plot(*_columns(points), marker, color=color, alpha=0.6, markersize=5, markeredgewidth=0, gid=name)
+
+
+def _level(ax: Axes, value: float | None, text: str, color: str, *, side: Literal["left", "right"]) -> None:
+    """A dashed line across the panel with its name and its value, a share, in percent."""
+    if value is None:
+        return
+    ax.axhline(100 * value, color=color, linewidth=1, linestyle=DASHES, gid=text)
+    ax.annotate(
+        f"{text} {100 * value:.1f}",
+        (0.98 if side == "right" else 0.02, 100 * value),
+        (0, -2),
+        xycoords=ax.get_yaxis_transform(),
+        textcoords="offset points",
+        ha=side,
+        va="top",
+        fontsize=7,
+        color=color,
+    )
+
+
+def _uprights(ax: Axes, board: Board) -> None:
+    """The rows that no router decides, as upright lines; those far off stand at the edge that they lie beyond."""
+    low, high = ax.get_xlim()
+    room = 0.25 * (high - low)
+    beyond: dict[str, list[str]] = {"left": [], "right": []}
+    for row in board.fixed:
+        if row.accuracy is None:
+            continue
+        x, text = 100 * row.accuracy, f"{_short(row.name)} {100 * row.accuracy:.1f}"
+        if low - room <= x <= high + room:
+            ax.axvline(x, color=INK, alpha=FAINT, linewidth=1, linestyle=DASHES, gid=row.name)
+            ax.annotate(text, (x, 0), (3, 3), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
+                        va="bottom", fontsize=7, alpha=FAINT)  # fmt: skip
+        else:
+            beyond["left" if x < low else "right"].append(text)
+    notes = [f"\u2190 {', '.join(beyond['left'])}"] * bool(beyond["left"])
+    notes += [f"{', '.join(beyond['right'])} \u2192"] * bool(beyond["right"])
+    ax.annotate(" | ".join(notes), (1, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", ha="right",
+                va="bottom", fontsize=7, alpha=FAINT)  # fmt: skip
+
+
+def _cost_axis(ax: Axes, costs: Sequence[float]) -> None:
+    """Costs spread over decades; what is free has no place on a logarithmic axis."""
+    ax.set_ylabel("test accuracy, %")
+    ax.set_xlabel("US dollars per 1,000 queries")
+    if min(costs) > 0:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(ax: Axes, spots: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write each (x, y, text, color) beside its point, where it hides no text, point or line; else not at all."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # settles the layout, and with it where a point lies in pixels
+    figure.set_layout_engine("none")
+    inside = ax.get_window_extent()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    inked = np.concatenate([_pixels(line) for line in ax.lines])
+
+    def write(spot: tuple[float, float, str, str], place: tuple[float, float, str, str], tied: bool) -> bool:
+        (x, y, text, color), (dx, dy, ha, va) = spot, place
+        written = ax.annotate(
+            _short(text),
+            (x, y),
+            (dx, dy),
+            textcoords="offset points",
+            ha=ha,
+            va=va,
+            fontsize=6.5,
+            color=color,
+        )
+        box = written.get_window_extent()
+        free = not any(box.overlaps(other) for other in boxes) and not box.count_contains(inked)
+        if not (free and inside.contains(*box.min) and inside.contains(*box.max)):
+            written.remove()
+            return False
+        boxes.append(box)
+        if tied:
+            line = {"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
+            ax.annotate("", (x, y), (dx, dy), textcoords="offset points", arrowprops=line)
+        return True
+
+    left = [spot for spot in spots if not any(write(spot, place, tied=False) for place in BESIDE)]
+    for spot in left:
+        any(write(spot, place, tied=True) for place in AWAY)
+
+
+def _pixels(line: Line2D) -> Float64:
+    """[P, 2] where a line or its markers stand, every few pixels."""
+    corners: Float64 = line.get_transform().transform(line.get_xydata())
+    if line.get_linestyle() == "None":
+        return np.concatenate([corners + np.array([dx, dy]) for dx in (-4, 0, 4) for dy in (-4, 0, 4)])
+    steps = [np.linspace(a, b, 2 + int(np.abs(b - a).max() / 4)) for a, b in itertools.pairwise(corners)]
+    return np.concatenate([corners, *steps])
+
+
+def _models(board: Board) -> list[tuple[float, float, str]]:
+    """(US dollars per 1,000 queries, test accuracy in percent, name) of the single models of which both are known."""
+    reference = board.reference
+    if reference.model_cost is None:
+        return []
+    names = _plain(board.rows[0].entry.result.models)
+    found = zip(reference.model_cost, reference.model_accuracy, names, strict=True)
+    return [
+        (1000 * cost, 100 * accuracy, name)
+        for cost, accuracy, name in found
+        if cost is not None and accuracy is not None
+    ]
+
+
+def _curve(result: CellResult) -> list[tuple[float, float, str]]:
+    """(US dollars per 1,000 queries, test accuracy in percent, router) at each lambda of which both are known."""
+    return [
+        (1000 * point.cost, 100 * point.accuracy, result.router)
+        for point in result.curve or ()
+        if point.cost is not None and point.accuracy is not None
+    ]
+
+
+def _columns(points: Sequence[tuple[float, float, str]]) -> tuple[Float64, Float64]:
+    return np.array([x for x, _, _ in points]), np.array([y for _, y, _ in points])
+
+
+def _plain(models: Sequence[str]) -> list[str]:
+    """The models without their publishers, where they remain apart: of `meta/llama-2`, `llama-2`."""
+    plain = [model.rsplit("/", 1)[-1] for model in models]
+    return plain if len(set(plain)) == len(plain) else list(models)
+
+
+def _title(board: Board) -> str:
+    return f"{_short(board.bench, 60)} × {_short(board.encoder)}"
+
+
+def _name(kind: str, *of: str) -> str:
+    """A name for a file, whatever a benchmark is called."""
+    return "-".join([kind, *(re.sub(r"[^A-Za-z0-9.=+-]+", "_", one) for one in of)])
+
+
+def _short(name: str, longest: int = LONGEST) -> str:
+    """A name as it fits into a figure: on one line, cut in the middle, without what XML cannot hold."""
+    seen = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+    half = (longest - 1) // 2  # an end tells as much as a beginning: sizes and versions stand there
+    return seen if len(seen) <= longest else f"{seen[:half]}…{seen[-half:]}"

@@ -1,0 +1,244 @@
+"""The public surface, word for word. What is written here is promised: docs/stability.md says what a change of it means."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import rph
+import rph.testing
+from rph import hookspecs
+
+SURFACE = """
+# rph
+API_VERSION: int
+class BenchmarkCard
+  name: str
+  title: str
+  citation: str
+  url: str
+  licence: str
+  models: tuple[str, ...]
+  splits: dict[SplitName, int] | None
+  costs: bool
+  label_rule: str
+  split_rule: str
+  paper: dict[SplitName, int] | None = None
+  files: tuple[File, ...] = ()
+  aliases: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
+class BenchmarkSpec
+  card: BenchmarkCard
+  load: Callable[..., RoutingDataset]
+  options: dict[str, str] = dict()
+  api: int = 1
+  name: str
+class Encoder(Protocol)
+  def identity(self) -> str
+  def fit(self, train_texts: Sequence[str]) -> None
+  def encode(self, texts: Sequence[str], *, device: str) -> Float32
+class EncoderCard
+  name: str
+  title: str
+  hf_id: str
+  revision: str
+  dim: int | None
+  pooling: str
+  normalise: bool
+  prefix: str
+  max_tokens: int | None
+  dtype: str
+  licence: str
+  citation: str
+  files: tuple[File, ...] = ()
+  stored: Literal['float32', 'float16'] = 'float32'
+  fitted: bool = False
+  code_version: int = 1
+  aliases: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
+class EncoderSpec
+  card: EncoderCard
+  build: Callable[..., Encoder]
+  api: int = 1
+  name: str
+class ExecutorCard
+  name: str
+  title: str
+  needs: str = ''
+  aliases: tuple[str, ...] = ()
+class ExecutorSpec
+  card: ExecutorCard
+  build: Callable[[int | None, float | None, str], Any]
+  api: int = 1
+  name: str
+class File
+  repo: str
+  path: str
+  revision: str
+  repo_type: Literal['dataset', 'model'] = 'dataset'
+  size: int | None = None
+  sha256: str | None = None
+  licence: str = ''
+class Labelled(Queries)
+  Y: Float32
+  C: Float32 | None
+  models: tuple[str, ...]
+  observed: Labelled
+class Queries
+  X: Float32
+  texts: Sequence[str]
+  def __len__(self) -> int
+  unit: Float32
+class Router(Protocol)
+  def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None
+  def scores(self, queries: Queries) -> Float32
+  def state(self) -> dict[str, NDArray[Any]]
+  def from_state(cls, state: dict[str, NDArray[Any]], *, variant: Any, device: str) -> Router
+class RouterCard
+  name: str
+  title: str
+  paper: str
+  year: int
+  family: str
+  licence: str
+  deterministic: bool
+  calibrated: bool
+  version: int = 1
+  needs: tuple[Needs, ...] = ('labels',)
+  supports: tuple[Supports, ...] = ('missing-labels',)
+  aliases: tuple[str, ...] = ()
+  fidelity: tuple[str, ...] = ()
+  expected_failures: tuple[tuple[str, str], ...] = ()
+class RouterGroup(Protocol)
+  def scores(self, queries: Queries) -> Sequence[Float32]
+class RouterSpec
+  card: RouterCard
+  grid: tuple[Any, ...]
+  router: type[Router]
+  fit_many: Callable[[Labelled, Labelled, Sequence[Trial], str], RouterGroup] | None = None
+  api: int = 1
+  name: str
+class RoutingDataset
+  name: str
+  models: tuple[str, ...]
+  train: Split
+  val: Split
+  test: Split
+  subset: str = ''
+  def splits(self) -> Iterator[tuple[SplitName, Split]]
+  has_costs: bool
+  prior: NDArray[np.float64]
+  fingerprint: str
+class RphError(Exception)
+  def __init__(self, what: str, *, why: str = '', fix: str = '') -> None
+class Split
+  ids: Sequence[str]
+  queries: Sequence[str]
+  tasks: Sequence[str]
+  labels: Float32
+  costs: Float32 | None = None
+  p_correct: Float32 | None = None
+  def __len__(self) -> int
+class Trial
+  variant: Any
+  seed: int
+class UsageError(RphError)
+__version__: str
+hookimpl: HookimplMarker
+def load(folder: str | Path, *, device: str = 'auto', encoder: str | None = None, registry: Registry | None = None) -> LoadedRouter
+# rph.testing
+class CheckBenchmark(Protocol)
+  def __call__(self, benchmark: str | BenchmarkSpec, **options: Any) -> None
+class CheckEncoder(Protocol)
+  def __call__(self, encoder: str | EncoderSpec, **options: Any) -> None
+class CheckRouter(Protocol)
+  def __call__(self, router: str | RouterSpec, *, only: Iterable[str] | None = None, expected_failed_checks: Mapping[str, str] | None = None) -> None
+def check_benchmark() -> CheckBenchmark
+def check_encoder() -> CheckEncoder
+def check_router() -> CheckRouter
+def parametrize_with_router_checks(routers: Sequence[str | RouterSpec], *, expected_failed_checks: Mapping[str, str] | None = None) -> pytest.MarkDecorator
+# the hooks
+def register_router() -> rph.api.RouterSpec
+def register_encoder() -> rph.api.EncoderSpec
+def register_benchmark() -> rph.api.BenchmarkSpec
+def register_executor() -> rph.api.ExecutorSpec
+"""
+
+VISIBLE = ("__call__", "__init__", "__len__")
+
+
+def described(module, names):
+    """Each name with its signature; records with their fields, classes with their methods."""
+    lines = []
+    for name in names:
+        value = getattr(module, name)
+        if isinstance(value, type):
+            bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+            lines += [f"class {name}({bases})" if bases else f"class {name}", *fields(value), *members(value)]
+        elif inspect.isfunction(value) or hasattr(value, "__wrapped__"):  # the latter: a fixture
+            lines.append(f"def {name}{signature(value)}")
+        else:
+            lines.append(f"{name}: {type(value).__name__}")
+    return lines
+
+
+def fields(kind):
+    if not dataclasses.is_dataclass(kind):
+        return []
+    lines = []
+    for field in dataclasses.fields(kind):
+        if field.name in kind.__annotations__:  # its own, and not those of its base
+            default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
+            made = (
+                ""
+                if field.default_factory is dataclasses.MISSING
+                else f" = {field.default_factory.__name__}()"
+            )
+            lines.append(f"  {field.name}: {field.type}{default}{made}")
+    return lines
+
+
+def members(kind):
+    generated = "__init__" if dataclasses.is_dataclass(kind) or getattr(kind, "_is_protocol", False) else ""
+    lines = []
+    for name, member in vars(kind).items():
+        if name == generated or (name.startswith("_") and name not in VISIBLE):
+            continue
+        function = getattr(member, "fget", None) or getattr(member, "func", None)  # properties
+        if function:
+            lines.append(f"  {name}: {signature(function).partition(' -> ')[2]}")
+        elif inspect.isfunction(member) or isinstance(member, classmethod):
+            lines.append(f"  def {name}{signature(getattr(member, '__func__', member))}")
+    return lines
+
+
+def signature(function):
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))  # annotations are texts
+
+
+def surface():
+    hooks = [name for name in vars(hookspecs) if name.startswith("register_")]
+    parts = {
+        "rph": described(rph, rph.__all__),
+        "rph.testing": described(rph.testing, rph.testing.__all__),
+        "the hooks": described(hookspecs, hooks),
+    }
+    return "\n".join(line for title, lines in parts.items() for line in (f"# {title}", *lines))
+
+
+def test_the_public_surface_is_the_one_promised():
+    assert surface() == SURFACE.strip(), "read docs/stability.md before you change SURFACE"
+
+
+def test_the_policy_names_the_api_version_in_force():
+    text = (Path(__file__).parents[2] / "docs" / "stability.md").read_text()
+    assert f"`rph.API_VERSION` is {rph.API_VERSION}" in text
+
+
+def test_every_public_name_says_what_it_is():
+    for module in (rph, rph.testing):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if isinstance(value, type) or inspect.isfunction(value):
+                doc = inspect.getdoc(value) or ""
+                assert doc and not doc.startswith(f"{name}("), name  # the latter is a dataclass's own

@@ -1,0 +1,72 @@
+"""An exported router for tests: kNN with all 60 train queries of the toy benchmark, so that scores are train means."""
+
+from tests import toys
+
+from rph import export, protocol, registry, run
+from rph.store import Store
+
+MEANS = {"small": 0.5, "middle": 1 / 3}  # by construction; that of large is its 60 labels'
+COSTS = {"small": 0.001, "middle": 0.002, "large": 0.01}
+
+
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def embedding(self, what, done, total):
+        pass
+
+    def trial(self, cell, done, total):
+        pass
+
+
+def plugins(folder):
+    """The installed plugins and the toy encoder and router."""
+    found = registry.installed()
+    found.add_file(toys.write_plugin(folder / "plugin.py"))
+    return found
+
+
+def names(folder, frames=None, router="knn", encoder="numbers"):
+    bench = folder / "bench"
+    if not bench.exists():
+        toys.write_bench(bench, frames)
+    return {"bench": str(bench), "encoder": encoder, "router": router}
+
+
+def settings(**changes):
+    return run.Settings(preset=protocol.PRESETS["smoke"], device="cpu", **changes)
+
+
+def evaluate(folder, found, cell):
+    """Run the cell's protocol into the store of the folder."""
+    store = Store(folder / "store")
+    executor = run.build_executor(found, "local", None, None, "cpu")
+    outcome = run.evaluate(
+        found,
+        store,
+        settings(),
+        Silent(),
+        benches=[cell["bench"]],
+        encoders=[cell["encoder"]],
+        routers=[cell["router"]],
+        executor=executor,
+    )
+    assert not outcome.failures
+    return store
+
+
+def write(folder, frames=None, **cell):
+    """Evaluate and export: (the export's folder, the plugins)."""
+    found = plugins(folder)
+    cell = names(folder, frames, **cell)
+    store = evaluate(folder, found, cell)
+    out = folder / "exported"
+    export.export(found, store, settings(train=False), Silent(), **cell, folder=out, command="rph eval ...")
+    store.close()
+    return out, found
