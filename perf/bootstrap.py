@@ -1,6 +1,6 @@
 """Measures the intervals of a large board: 21 routers, 36,000 test queries, 10,000 resamples.
 
-    python perf/bootstrap.py [--json FILE] [--rounds N]
+    python perf/bootstrap.py [--rounds N]
 
 Made-up labels, five seeds for all but four routers, beside two columns for the floor and the oracle; once with every
 label and once with a tenth missing. Wall time and CPU-seconds of the resampling and of the verdicts; and how far
@@ -10,13 +10,12 @@ float32 sums of labels that are no whole numbers stray from float64.
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from tables import Column, Report
 
 from rph import uncertainty
 from rph.executors import cores
@@ -58,33 +57,36 @@ def strays() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write what was measured here")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default 3)")
     options = parser.parse_args()
 
-    print(f"{ROUTERS} routers, {QUERIES} queries, {uncertainty.RESAMPLES} resamples, {cores()} cores, "
-          f"load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
-    measured = []
-    for missing in (0.0, 0.1):
-        outcomes = board(missing)
-        observed = np.array([np.nanmean(labels, axis=1).mean() for labels in outcomes.values()])
-        for _ in range(options.rounds):
-            resampled, wall, cpu = timed(lambda outcomes=outcomes: uncertainty.resample(outcomes))
-            _, wall2, cpu2 = timed(lambda o=observed, r=resampled: uncertainty.verdicts(o, r))
-            measured.append(
-                {"missing": missing, "wall": wall, "cpu": cpu, "verdicts_wall": wall2, "verdicts_cpu": cpu2}
-            )
-            print(
-                f"missing {missing:.0%}: resample {wall:.2f} s ({cpu:.2f} CPU), verdicts {wall2:.2f} s ({cpu2:.2f} CPU)"
-            )
-    dense = min(each["cpu"] + each["verdicts_cpu"] for each in measured if not each["missing"])
-    stray = strays()
-    print(f"\ntarget: at most {TARGET:.0f} CPU-seconds with every label; best round {dense:.2f}")
-    print(
-        f"float32 strays by {stray:.1e} at most; accuracies closer than {uncertainty.EQUAL:.0e} count as equal"
-    )
-    if options.json:
-        options.json.write_text(json.dumps({"rounds": measured, "stray": stray}, indent=1) + "\n")
+    with Report(__file__) as report:
+        table = report.table(
+            f"{ROUTERS} routers, {QUERIES:,} queries, {uncertainty.RESAMPLES:,} resamples, {cores()} cores; medians",
+            Column("labels missing"),
+            Column("resampling", "s"),
+            Column("resampling", "CPU-s"),
+            Column("verdicts", "s"),
+            Column("verdicts", "CPU-s"),
+            Column("both", "CPU-s"),
+            Column("at most", "CPU-s", 0),
+        )
+        for missing in (0.0, 0.1):
+            outcomes = board(missing)
+            observed = np.array([np.nanmean(labels, axis=1).mean() for labels in outcomes.values()])
+            rounds = []
+            for _ in range(options.rounds):
+                resampled, *first = timed(lambda outcomes=outcomes: uncertainty.resample(outcomes))
+                _, *second = timed(lambda o=observed, r=resampled: uncertainty.verdicts(o, r))
+                rounds.append((*first, *second, first[1] + second[1]))
+            medians = map(statistics.median, zip(*rounds, strict=True))
+            table.add(missing, *medians, None if missing else TARGET)
+        precision = report.table(
+            "Resampled means of labels that are no whole numbers, float32 beside float64",
+            Column("largest difference", digits=9),
+            Column("accuracies as close count as equal", digits=9),
+        )
+        precision.add(strays(), uncertainty.EQUAL)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rph.executors import cores
 from rph.lazy import torch
+from rph.options import passive_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+passive_threads()  # as every command of rph does before torch is imported
 
 BATCH = 0.03  # seconds that a batch of calls must take, so that the clock's grain does not count
 COPIED = 1 << 28  # bytes: far more than any cache holds

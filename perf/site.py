@@ -1,6 +1,6 @@
 """How long `rph leaderboard build` takes, how much memory, and how large its pages are, on result files made here.
 
-    python perf/site.py [--routers 21] [--benchmarks 6] [--encoders 6] [--queries 36000] [--folder DIR] [--json FILE]
+    python perf/site.py [--routers 21] [--benchmarks 6] [--encoders 6] [--queries 36000] [--folder DIR]
 
 Made-up results: five seeds, routers that agree on most queries. Targets: under 60 s and 2 GiB, and under 2 MB for what
 a board's page loads. With --folder the files are kept, and a second run with the same numbers builds from them.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tables import Column, Report
 
 from rph import RouterCard, RoutingDataset, Split, resultfiles, results
 from rph.executors import cores
@@ -27,6 +27,7 @@ from rph.store import Scored
 
 SEEDS = (42, 1337, 2026, 7, 99)
 POOL = 11  # models; the largest real pool has 112, which shows in a router's page alone
+TARGETS = {"s": 60.0, "GiB": 2.0, "MB": 2.0}
 FAMILIES = ("neighbours", "clusters", "ranking", "trees", "classifier")
 
 
@@ -119,7 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, default in (("routers", 21), ("benchmarks", 6), ("encoders", 6), ("queries", 36_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--folder", type=Path, help="keep the result files here")
-    parser.add_argument("--json", type=Path, help="also write what was measured here")
     options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -132,20 +132,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         board = max(loaded(page) for page in pages if page.parent.name == "benchmarks")
         site = sum(file.stat().st_size for file in (temporary / "site").rglob("*") if file.is_file())
     cells = options.routers * options.benchmarks * options.encoders
-    print(
-        f"{cells} cells of {options.queries} queries, {cores()} cores, load {os.getloadavg()[0]:.1f}: "
-        f"{seconds:.1f} s, peak {peak / 2**30:.2f} GiB; {len(pages)} pages, {site / 1e6:.1f} MB, "
-        f"the largest board loads {board / 1e6:.2f} MB"
-    )
-    if options.json:
-        found = {
-            "cells": cells,
-            "queries": options.queries,
-            "seconds": seconds,
-            "peak_bytes": peak,
-            "board_bytes": board,
-        }
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    with Report(__file__) as report:
+        table = report.table(
+            f"rph leaderboard build: {cells:,} cells of {options.queries:,} queries, {cores()} cores",
+            Column("what"),
+            Column("unit"),
+            Column("measured"),
+            Column("at most", digits=0),
+        )
+        table.add("time, by the clock on the wall", "s", seconds, TARGETS["s"])
+        table.add("peak RSS", "GiB", peak / 2**30, TARGETS["GiB"])
+        table.add("the largest board with what it loads", "MB", board / 1e6, TARGETS["MB"])
+        table.add("the site", "MB", site / 1e6, None)
+        table.add("its pages", "", len(pages), None)
 
 
 if __name__ == "__main__":

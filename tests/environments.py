@@ -33,7 +33,7 @@ def call(*command, cwd=None, **environ):
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
     )
 
 

@@ -84,7 +84,7 @@ def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
     notes += [
-        f"low, high: 95 % intervals. {RESAMPLES:,} times the queries, the same for all, and seeds are resampled.",
+        f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",
         "gain: accuracy - best single. gap closed: gain / (oracle - best single).",
         f"rank low, high: 95 % confidence interval of the rank; a router's {others} comparisons hold together.",
         "plateau: no other router is shown to be better. With 95 % confidence the best router is one of these.",
@@ -125,11 +125,13 @@ def overall_sheet(rows: Sequence[OverallRow], boards: Sequence[Board]) -> Sheet:
             values += [mean, std] if bench in several else [mean]
         table.append((*values, row.average))
     subsets = list(dict.fromkeys(board.bench for board in boards if board.subset))
+    worlds = list(dict.fromkeys(board.bench for board in boards if board.reference.bayes is not None))
     notes = [
         "Means over encoders, and their standard deviation over encoders.",
         "Counted are the boards of more than half of the routers; a router that lacks one has no average.",
         "average: over the full benchmarks.",
         *([f"Subsets, in no average: {', '.join(subsets)}."] if subsets else []),
+        *([f"Control worlds, in no average: {', '.join(worlds)}."] if worlds else []),
     ]
     return Sheet("All benchmarks", (*columns, Column("average", "percent")), tuple(table), tuple(notes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +50,9 @@ def validate(
 
     paths = _results(files)
     board = submissions.board_of(root, besides=paths)
-    verdicts = submissions.validate(paths, board=board, datasets=_datasets(bench or [], plugin))
+    datasets = _datasets(bench or [], plugin)
+    verdicts = submissions.validate(paths, board=board, datasets=datasets)
+    _note_unused(datasets, verdicts)
     if as_json:
         typer.echo(json.dumps([_as_json(verdict) for verdict in verdicts], indent=1))
     else:
@@ -82,7 +84,9 @@ def submit(
     before = submissions.board_of(root)
     cells = {path.absolute().parts[-3:] for path in paths}
     kept = [entry for entry in before if entry.path.parts[-3:] not in cells]
-    verdicts = submissions.validate(paths, board=kept, datasets=_datasets(bench or [], plugin))
+    datasets = _datasets(bench or [], plugin)
+    verdicts = submissions.validate(paths, board=kept, datasets=datasets)
+    _note_unused(datasets, verdicts)
     _print(verdicts)
     entries = [verdict.entry for verdict in verdicts if verdict.entry is not None and not verdict.problems]
     if len(entries) < len(paths):
@@ -175,6 +179,13 @@ def _datasets(names: Sequence[str], plugins: Sequence[Path] | None) -> dict[str,
     found = registry(plugins, strict=False)
     loaded = [run.benchmark_loader(found, name)() for name in names]
     return {dataset.name: dataset for dataset in loaded}
+
+
+def _note_unused(datasets: Mapping[str, RoutingDataset], verdicts: Sequence[Verdict]) -> None:
+    """A benchmark that no result is of has verified nothing."""
+    used = {verdict.entry.result.bench for verdict in verdicts if verdict.entry is not None}
+    for name in sorted(datasets.keys() - used):
+        typer.echo(f"note: no result is of the benchmark {name!r}", err=True)
 
 
 def _print(verdicts: Sequence[Verdict]) -> None:

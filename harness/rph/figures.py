@@ -142,7 +142,7 @@ def accuracy_cost(plane: plateau.Plane) -> Drawing:
     _points(ax, models, "D", INK, "models")
     if plane.band is not None:
         low, high = plane.band
-        ax.axhspan(100 * low, 100 * high, color=RED, alpha=0.2, linewidth=0, gid="plateau")
+        ax.axhspan(100 * low, 100 * high, color=RED, alpha=0.2, linewidth=0, label="plateau")
     _level(ax, plane.oracle, "oracle", GREEN, side="right")
     ax.set_ylabel("test accuracy, %")
     if priced:
@@ -184,15 +184,15 @@ def configurations(found: Sequence[plateau.Configurations]) -> Drawing:
     for ax, one in zip(panels, found, strict=True):
         values = [100 * point.accuracy for point in one.points]
         ax.plot(range(1, len(values) + 1), values, ".", color=BLUE, markersize=3, markeredgewidth=0,
-                gid="configurations")  # fmt: skip
-        ax.axhspan(100 * one.band[0], 100 * one.band[1], color=RED, alpha=0.25, linewidth=0, gid="plateau")
+                label="configurations")  # fmt: skip
+        ax.axhspan(100 * one.band[0], 100 * one.band[1], color=RED, alpha=0.25, linewidth=0, label="plateau")
         _level(ax, one.oracle, "oracle", GREEN, side="right")
         ax.set_title(_short(one.name))
         ax.set_xlim(0, len(values) + 1)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.set_xlabel(
-            f"configurations: {100 * one.near:.0f} % within {100 * plateau.NEAR:g} points of the best"
-        )
+        ax.set_xlabel("configurations, best first")
+        near = f"{100 * one.near:.0f} % within {100 * plateau.NEAR:g} points of the best"
+        ax.annotate(near, (0.02, 0.04), xycoords="axes fraction", fontsize=7)
     panels[0].set_ylabel("test accuracy, %")
     return Drawing(
         name=name,
@@ -217,10 +217,17 @@ def encoder_spread(found: Sequence[plateau.EncoderSpread]) -> Drawing:
     for y, one in enumerate(spreads):
         stds = [100 * std for std in one.std.values()]
         ax.plot(
-            stds, [y] * len(stds), "o", color=BLUE, alpha=0.5, markersize=5, markeredgewidth=0, gid="routers"
+            stds,
+            [y] * len(stds),
+            "o",
+            color=BLUE,
+            alpha=0.5,
+            markersize=5,
+            markeredgewidth=0,
+            label="routers",
         )
         ax.plot(
-            [100 * (one.mean_std or 0)], [y], "|", color=INK, markersize=14, markeredgewidth=1.5, gid="mean"
+            [100 * (one.mean_std or 0)], [y], "|", color=INK, markersize=14, markeredgewidth=1.5, label="mean"
         )
         widest = max(one.std, key=lambda router: one.std[router])
         ax.annotate(_short(widest), (100 * one.std[widest], y), (5, 0), textcoords="offset points", va="center",
@@ -259,7 +266,7 @@ def selections(found: bottleneck.Selections) -> Drawing:
     for ax, (title, everywhere, hard) in zip(panels, shown, strict=True):
         for offset, widths, color, name in ((-0.2, everywhere, BLUE, "all"), (0.2, hard, RED, "hard")):
             if widths is not None:
-                ax.barh(places + offset, widths, 0.4, color=color, linewidth=0, gid=name)
+                ax.barh(places + offset, widths, 0.4, color=color, linewidth=0, label=name)
         ax.set_title(_short(title, 18), fontsize=7, fontweight="bold" if ax is panels[0] else "normal")
         ax.set_yticks(places, names, fontsize=5.5)
         ax.tick_params(axis="x", labelsize=6)
@@ -296,12 +303,14 @@ def intervals(board: Board) -> Drawing:
     for y, row in enumerate(rows):
         low, high = row.interval
         color = RED if row.in_plateau else BLUE
-        ax.plot([100 * low, 100 * high], [y, y], color=color, linewidth=1.2, gid="interval")
-        ax.plot([100 * row.accuracy], [y], "o", color=color, markersize=4, markeredgewidth=0, gid="accuracy")
+        ax.plot([100 * low, 100 * high], [y, y], color=color, linewidth=1.2, label="interval")
+        ax.plot(
+            [100 * row.accuracy], [y], "o", color=color, markersize=4, markeredgewidth=0, label="accuracy"
+        )
     for tier in sorted({row.tier for row in rows}):
         places = [y for y, row in enumerate(rows) if row.tier == tier]
         if tier % 2 == 0:
-            ax.axhspan(places[0] - 0.5, places[-1] + 0.5, color=INK, alpha=0.05, linewidth=0, gid="tier")
+            ax.axhspan(places[0] - 0.5, places[-1] + 0.5, color=INK, alpha=0.05, linewidth=0, label="tier")
         ax.annotate(f"tier {tier}", (1, places[0]), (4, 0), xycoords=ax.get_yaxis_transform(),
                     textcoords="offset points", va="center", fontsize=7, alpha=FAINT)  # fmt: skip
     ax.set_yticks(range(len(rows)), [f"{_short(row.entry.result.router)}  {row.rank}" for row in rows])
@@ -332,18 +341,26 @@ def frontier(board: Board) -> Drawing:
             figure=None,
         )
     figure, (ax,) = _grid(1, columns=1, height=3.8)
-    ax.plot(*_columns(points), ".", color=BLUE, alpha=0.35, markersize=3, markeredgewidth=0, gid="routers")
+    ax.plot(*_columns(points), ".", color=BLUE, alpha=0.35, markersize=3, markeredgewidth=0, label="routers")
     best = [points[i] for i in metrics.frontier(*_columns(points))]
     cost, reached = (column.repeat(2) for column in _columns(best))  # each accuracy holds until the next cost
-    ax.plot(cost[1:], reached[:-1], color=BLUE, linewidth=1.5, gid="frontier")
+    ax.plot(cost[1:], reached[:-1], color=BLUE, linewidth=1.5, label="frontier")
     corner, height = metrics.cost_hull(*_columns(models))
-    x = np.geomspace(min(cost for cost, _, _ in models) or corner[1] / 100, corner[-1], 200)
+    costs = [cost for cost, _, _ in points + models]
+    spread = np.geomspace if min(costs) > 0 else np.linspace
+    x = spread(min(cost for cost, _, _ in models), max(costs), 200)
     ax.plot(
-        x, np.interp(x, corner, height), color=INK, alpha=FAINT, linewidth=1, linestyle=DASHES, gid="mixture"
+        x,
+        np.interp(x, corner, height),
+        color=INK,
+        alpha=FAINT,
+        linewidth=1,
+        linestyle=DASHES,
+        label="mixture",
     )
     _points(ax, models, "D", INK, "models")
     _level(ax, board.reference.oracle, "oracle", GREEN, side="left")
-    _cost_axis(ax, [cost for cost, _, _ in points + models])
+    _cost_axis(ax, costs)
     ax.set_title(_title(board))
     middle = best[2 * len(best) // 3]
     _label(
@@ -382,7 +399,7 @@ def agreement(board: Board) -> Drawing:
     ground = np.empty((R, R, 4))
     ground[..., :3] = to_rgb(BLUE)
     ground[..., 3] = 0.9 * (1 - apart / max(apart.max(), 1))
-    ax.pcolormesh(ground, gid="cells")
+    ax.pcolormesh(ground, label="cells")
     for i in range(R):
         for j in range(R):
             if i != j and R <= CELLS:
@@ -420,14 +437,14 @@ def _grid(n: int, *, columns: int, height: float, shared: bool = False) -> tuple
 
 
 def _points(ax: Axes, points: Sequence[tuple[float, float, str]], marker: str, color: str, name: str) -> None:
-    ax.plot(*_columns(points), marker, color=color, alpha=0.6, markersize=5, markeredgewidth=0, gid=name)
+    ax.plot(*_columns(points), marker, color=color, alpha=0.6, markersize=5, markeredgewidth=0, label=name)
 
 
 def _level(ax: Axes, value: float | None, text: str, color: str, *, side: Literal["left", "right"]) -> None:
     """A dashed line across the panel with its name and its value, a share, in percent."""
     if value is None:
         return
-    ax.axhline(100 * value, color=color, linewidth=1, linestyle=DASHES, gid=text)
+    ax.axhline(100 * value, color=color, linewidth=1, linestyle=DASHES, label=text)
     ax.annotate(
         f"{text} {100 * value:.1f}",
         (0.98 if side == "right" else 0.02, 100 * value),
@@ -451,7 +468,7 @@ def _uprights(ax: Axes, board: Board) -> None:
             continue
         x, text = 100 * row.accuracy, f"{_short(row.name)} {100 * row.accuracy:.1f}"
         if low - room <= x <= high + room:
-            ax.axvline(x, color=INK, alpha=FAINT, linewidth=1, linestyle=DASHES, gid=row.name)
+            ax.axvline(x, color=INK, alpha=FAINT, linewidth=1, linestyle=DASHES, label=row.name)
             ax.annotate(text, (x, 0), (3, 3), xycoords=ax.get_xaxis_transform(), textcoords="offset points",
                         va="bottom", fontsize=7, alpha=FAINT)  # fmt: skip
         else:

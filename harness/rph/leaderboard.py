@@ -17,7 +17,7 @@ import numpy as np
 from rph import metrics, protocol, uncertainty
 from rph.errors import UsageError
 from rph.resultfiles import Entry
-from rph.results import Method, Reference
+from rph.results import CellResult, Method, Reference
 
 RANKED = "paper"  # the one protocol that is ranked
 DIGITS = 9  # of an accuracy that ranks: the rounding of a mean over seeds must not part equals
@@ -286,8 +286,8 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
 
     Counted are the boards that more than half of the ranked routers are on: so a result on a board of its own neither
     ranks nor unranks another router. A router's accuracy on a benchmark is the mean over the counted encoders, and its
-    average runs over the full benchmarks; a subset has its own column and is in no average. A second fingerprint
-    of a benchmark has its own column too, named by its first eight digits.
+    average runs over the full benchmarks; a subset, or a control world whose P(correct) is known, has its own column
+    and is in no average. A second fingerprint of a benchmark has its own column too, named by its first eight digits.
     """
     groups = _groups(entries)
     held: dict[str, dict[Key, Entry]] = {}  # router -> its results
@@ -296,7 +296,7 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
             held.setdefault(entry.result.router, {})[key] = entry
     counted = [key for key in sorted(groups) if 2 * len(groups[key]) > len(held)]
     names = _column_names(counted)
-    full = {names[key[:2]] for key in counted if not groups[key][0].result.subset}
+    full = {names[key[:2]] for key in counted if _in_average(groups[key][0].result)}
     accuracy: dict[str, dict[str, tuple[float, float | None, int]]] = {}
     average: dict[str, float | None] = {}
     for router, results in held.items():
@@ -319,6 +319,10 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
         for router, mine in sorted(average.items())
     ]
     return sorted(rows, key=lambda row: row.rank)
+
+
+def _in_average(result: CellResult) -> bool:
+    return not result.subset and result.reference.bayes is None
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float | None, int]:

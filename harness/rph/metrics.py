@@ -276,7 +276,7 @@ def frontier(cost: Floats, quality: Floats) -> Int64:
 def cost_hull(cost: Floats, quality: Floats) -> tuple[Float64, Float64]:
     """The least concave, non-decreasing curve over the points [P], from (0, 0): costs and qualities of its corners.
 
-    What mixtures of the points reach: RouterBench's non-decreasing convex hull, Sec. 3.2 (arXiv:2403.12031). Between
+    What mixtures of the points reach: the non-decreasing convex hull of RouterBench, Sec. 3 (arXiv:2403.12031). Between
     corners it is linear, as one flips a coin; to the left of the cheapest point one flips it against giving no
     answer, for nothing; to the right of the best it stays. Costs are US dollars, at least 0.
     """
@@ -294,11 +294,12 @@ def cost_hull(cost: Floats, quality: Floats) -> tuple[Float64, Float64]:
 
 
 def aiq(cost: Floats, quality: Floats, low: float, high: float) -> float | None:
-    """Mean of `cost_hull` over costs from low to high: RouterBench's AIQ, Sec. 3.4 (arXiv:2403.12031).
+    """Mean of `cost_hull` over costs from low to high: AIQ of RouterBench, Sec. 3 (arXiv:2403.12031).
 
     cost, quality [P] are the points of one router, NaN where unknown: mean US dollars per query and accuracy. `low`
     and `high` must be the same for all that are compared; here the costs of the pool's cheapest and dearest
-    model. None where no point is known or there is no range.
+    model. RouterBench's code has no (0, 0), begins at a router's own cheapest point and divides by the largest
+    cost of all; its numbers are not these. None where no point is known or there is no range.
 
     >>> aiq(np.array([1.0, 3.0]), np.array([0.25, 0.75]), low=1.0, high=5.0)
     0.625

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from rph.api import Encoder, Float32, Router
 
-FEW = 16  # queries that are searched for neighbours in a block of this height
+LOWEST = 4  # block of queries that are searched for neighbours at once
 _searching = threading.Lock()  # neighbours.BLOCK belongs to the whole process
 
 
@@ -229,15 +229,14 @@ def _check_text(query: str) -> None:
 
 @contextlib.contextmanager
 def _small_blocks(queries: int) -> Iterator[None]:
-    """Search neighbours in small blocks while there are few queries.
+    """Search neighbours in blocks no higher than there are queries, to the next power of two.
 
     The search fills a block of 256 queries up with zeros, which makes one query cost as much as 256: 50 ms with
-    20,000 train rows, where 16 rows take 7. The height moves a cosine by rounding at most; where it was measured, on
-    one kind of processor with one thread, heights from 4 on gave the same bits.
+    20,000 train rows, where 4 rows take 9. The height moves a cosine by rounding at most; where it was measured, on
+    one kind of processor with one thread, heights from 4 on gave the same bits, and lower ones did not.
     """
     usual = neighbours.BLOCK
-    if queries <= FEW:
-        neighbours.BLOCK = FEW
+    neighbours.BLOCK = min(usual, max(LOWEST, 1 << (queries - 1).bit_length()))
     try:
         yield
     finally:

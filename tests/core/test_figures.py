@@ -24,13 +24,13 @@ def board(*entries):
     return found
 
 
-def marks(figure, gid):
+def marks(figure, name):
     """The artists that were drawn under this name."""
-    return [artist for ax in figure.axes for artist in ax.get_children() if artist.get_gid() == gid]
+    return [artist for ax in figure.axes for artist in ax.get_children() if artist.get_label() == name]
 
 
-def points(figure, gid):
-    return [tuple(point) for artist in marks(figure, gid) for point in artist.get_xydata().tolist()]
+def points(figure, name):
+    return [tuple(point) for artist in marks(figure, name) for point in artist.get_xydata().tolist()]
 
 
 def texts(figure):
@@ -98,10 +98,8 @@ def test_the_spread_needs_two_encoders_and_is_their_sample_deviation():
 # --- Fig. 4 -----------------------------------------------------------------------------------------
 
 
-def widths(ax, gid):
-    return [
-        bar.get_width() for bars in ax.containers for bar in bars if bars.get_children()[0].get_gid() == gid
-    ]
+def widths(ax, name):
+    return [bar.get_width() for bars in ax.containers if bars.get_label() == name for bar in bars]
 
 
 def test_selections_stand_beside_the_truth():
@@ -176,6 +174,16 @@ def test_the_frontier_steps_through_what_no_router_beats():
     mixture = dict(points(figure, "mixture"))
     assert mixture[max(mixture)] == 75  # b is dearer than a, and worse
     assert len(points(figure, "models")) == 3 and "best of 2 routers" in texts(figure)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "costs, scale", [([0, 0, 0], "linear"), ([0, 0.003, 0.002], "linear"), (COSTS, "log")]
+)
+def test_a_free_model_has_no_place_on_a_logarithmic_axis(costs, scale):
+    figure = figures.frontier(board(entry(LABELS, [0, 0, 0, 1], costs=costs))).figure
+    assert figure.axes[0].get_xscale() == scale and len(points(figure, "models")) == 3
+    assert points(figure, "mixture")[-1] == (pytest.approx(1000 * max(costs)), 75)
 
 
 def test_without_costs_there_is_no_frontier():

@@ -353,6 +353,19 @@ def test_a_subset_has_its_own_column_and_is_in_no_average():
     assert "Subsets, in no average: one-subset." in sheet.notes
 
 
+def test_a_control_world_has_its_own_column_and_is_in_no_average():
+    p_correct = np.full((10, 2), 0.5)
+    made = [
+        constant(share, name, bench=bench, p_correct=p)
+        for name, plain in [("x", 0.5), ("y", 0.4)]
+        for bench, p, share in [("one", None, plain), ("world", p_correct, 1 - plain)]
+    ]
+    found = leaderboard.overall(made)
+    assert [(row.router, row.average) for row in found] == [("x", 0.5), ("y", 0.4)]
+    assert found[0].accuracy.keys() == {"one", "world"}
+    assert "Control worlds, in no average: world." in overall_sheet(found, boards(*made)).notes
+
+
 def test_two_releases_under_one_name_are_two_columns():
     old, new = entries.entry(LABELS, ALWAYS_A), entries.entry(labels(seed=1), ALWAYS_A)
     (row,) = leaderboard.overall([old, new])

@@ -97,19 +97,23 @@ def test_scores_that_are_not_finite_are_an_error(loaded):
         loaded.route(["number 4"])
 
 
-def test_few_queries_are_searched_in_small_blocks_and_the_size_comes_back(loaded, monkeypatch):
-    heights = []
-    real = loaded._router.scores
+@pytest.mark.parametrize(
+    ("queries", "height"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (200, 256), (257, 256)]
+)
+def test_few_queries_are_searched_in_small_blocks_and_the_height_comes_back(
+    loaded, monkeypatch, queries, height
+):
+    heights, real = [], loaded._router.scores
+    many = loaded.scores([f"number {i}" for i in range(300)])
 
     def scores(queries):
         heights.append(neighbours.BLOCK)
         return real(queries)
 
     monkeypatch.setattr(loaded._router, "scores", scores)
-    many = loaded.scores([f"number {i}" for i in range(300)])
-    few = loaded.scores([f"number {i}" for i in range(3)])
-    assert heights == [256, routing.FEW] and neighbours.BLOCK == 256
-    assert np.allclose(few, many[:3], atol=1e-6)
+    few = loaded.scores([f"number {i}" for i in range(queries)])
+    assert heights == [height] and neighbours.BLOCK == 256
+    assert np.allclose(few, many[:queries], atol=1e-6)
 
 
 def test_the_search_in_small_blocks_finds_the_same_neighbours():

@@ -110,8 +110,9 @@ def test_the_numbers_of_a_board_are_those_of_the_result(built):
     text = (built / "benchmarks" / "one.html").read_text()
     good = text[text.index('data-q="good') :]
     good = good[: good.index("</tr>")]
-    # right on 5 of 6; best single (a) 4 of 6; the oracle 5 of 6: the gap is closed
-    assert ">83.33<" in good and f'data-value="{25 / 30}"' in good and ">100.0<" in good
+    # Encoder large, seeds right on 5 of 6 and on 4 of 6: mean 3/4, std 1/6 / sqrt 2. Best single (a) has 4 of 6, the
+    # oracle 5 of 6: half of the gap is closed.
+    assert ">75.00 ± 11.79<" in good and 'data-value="0.75"' in good and ">50.0<" in good
     assert text.count('class="reference"') == 2  # on the board of each encoder
     assert "30 test queries" in text and "no costs" in text
     part = (built / "benchmarks" / "part.html").read_text()

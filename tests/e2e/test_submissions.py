@@ -176,6 +176,15 @@ def test_a_benchmark_at_hand_verifies_labels_and_costs_too(rph, board, submitted
     assert "BCE" in said and "label" not in said and "cost:" not in said
 
 
+def test_a_benchmark_that_no_result_is_of_is_said_to_have_verified_nothing(rph, board, submitted, tmp_path):
+    other = toys.write_bench(tmp_path / "other", name="other")
+    code, output, error = rph(
+        "leaderboard", "validate", submitted, "--root", board / RESULTS, "--bench", other
+    )
+    assert code == 0 and "what the routes cost" in output
+    assert error == "note: no result is of the benchmark 'other'\n"
+
+
 def test_a_folder_means_every_result_in_it(rph, measured):
     code, output, _ = rph("leaderboard", "validate", measured / RESULTS, "--root", measured / RESULTS)
     assert code == 0 and "4 of 4 result(s)" in output
@@ -798,6 +807,14 @@ def test_submit_puts_the_files_in_place_and_sends_nothing(rph, board, submitted)
     assert "numpy " + np.__version__ in text and "Not verified" in text
     code, _, _ = rph("leaderboard", "diff", "--base", board, "--head", board)
     assert code == 0
+
+
+def test_html_in_the_notes_of_a_result_is_text_in_a_pull_request(rph, board, submitted):
+    committed(board)
+    put(submitted, method__title="<script>alert(1)</script>", method__fidelity=["[a](javascript:b) | c"])
+    code, output, _ = rph("leaderboard", "submit", submitted, "--into", board)
+    text = Path(output.split("--body-file ")[1].strip()).read_text()
+    assert code == 0 and r"| method | \<script\>alert(1)\</script\> (none) |" in text
 
 
 def test_a_result_written_straight_into_the_clone_is_submitted_too(rph, board, submitted):

@@ -322,7 +322,7 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     taken: set[str] = set()
     for name in sorted(set(names)):
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60]
-        if slug != name or slug.lower() in taken:
+        if not slug or slug != name or slug.lower() in taken:
             slug = f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         taken.add(slug.lower())
         found[name] = slug
