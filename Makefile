@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/stamp
 
-.PHONY: venv demo test mutations lint perf leaderboard ci-leaderboard screenshots clean
+.PHONY: venv demo test mutations lint perf leaderboard ci-leaderboard docs screenshots clean
 
 venv: $(STAMP)
 
@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "rph needs Python 3.11 or newer: '$(PYTHON)' is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -c constraints.txt -e '.[offline,new,report,serve,site,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[docs,offline,new,report,serve,site,dev]'
 	$(BIN)/pip install -c constraints.txt -e '.[ray]' || echo "no ray for this machine: its tests will be skipped"
 	$(BIN)/pip install -c constraints.txt -e '.[browser]' || echo "no playwright for this machine: browser tests will be skipped"
 	touch $@
@@ -44,6 +44,10 @@ perf: $(STAMP)
 leaderboard: $(STAMP)
 	$(BIN)/rph leaderboard build leaderboard/results -o site
 
+# The documentation site; a link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
 # Needs a browser: see .ci/browser.
 screenshots: $(STAMP)
 	$(BIN)/python tests/browser/screenshots.py docs/images
@@ -56,5 +60,5 @@ ci-leaderboard: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" .ci/leaderboard $(BASE) $(CHANGE)
 
 clean:
-	rm -rf $(VENV) build dist site perf/results harness/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site site-docs perf/results harness/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find harness plugins tests perf -name __pycache__ -type d -prune -exec rm -rf {} +

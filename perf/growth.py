@@ -43,7 +43,7 @@ QUERIES = 2_000  # in val and in test
 STAY = {"N": 10_000, "d": 384, "K": 16}
 GROW = {"N": (5_000, 10_000, 20_000, 40_000), "d": (192, 384, 768, 1_536), "K": (8, 16, 32, 64)}
 ROUTERS = "mlp,mirt,embedllm,kmeans"  # of the sweep: each trial takes seconds
-SWEPT = 20_000  # its queries
+SWEPT = 8_000  # its queries
 
 
 def two_epochs(router: type, variant: Any, data: dict[str, Labelled]) -> None:

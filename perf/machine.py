@@ -30,7 +30,9 @@ passive_threads()  # as every command of rph does before torch is imported
 BATCH = 0.03  # seconds that a batch of calls must take, so that the clock's grain does not count
 COPIED = 1 << 28  # bytes: far more than any cache holds
 ROWS, DIM = 20_000, 384  # of the row gather
-PACKAGES = ("rph", "torch", "numpy", "scipy", "scikit-learn", "pandas", "xgboost-cpu", "xgboost")
+PACKAGES = (
+    "rph", "torch", "numpy", "scipy", "scikit-learn", "pandas", "xgboost-cpu", "xgboost", "sentence-transformers",
+)  # fmt: skip
 
 
 # --- what it is -------------------------------------------------------------------------------------
@@ -39,7 +41,7 @@ PACKAGES = ("rph", "torch", "numpy", "scipy", "scikit-learn", "pandas", "xgboost
 def facts() -> dict[str, Any]:
     """Processor, cores that may be used, threads of this process, bytes of memory, load, versions."""
     versions = {"python": platform.python_version()}
-    for name in (*PACKAGES, "sentence-transformers"):
+    for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -177,7 +179,10 @@ class Floor:
 
 
 def products(run: Callable[[], object]) -> Floor:
-    """The matrix products that torch does while `run` runs, backward passes included; numpy's are not seen."""
+    """The matrix products that torch does while `run` runs, backward passes included.
+
+    Not seen: numpy's, and those inside fused kernels, as attention's.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen: Counter[Product] = Counter()
@@ -189,7 +194,10 @@ def products(run: Callable[[], object]) -> Floor:
             if name in factors:
                 left, right = args[factors[name] : factors[name] + 2]
                 seen[_product(left, right)] += 1
-            return called(*args, **(kwargs or {}))
+                return called(*args, **(kwargs or {}))
+            with self:  # in inference mode a linear layer comes whole, with its product inside
+                composed = called.decompose(*args, **(kwargs or {}))
+            return called(*args, **(kwargs or {})) if composed is NotImplemented else composed
 
     with Listening():
         run()

@@ -521,7 +521,9 @@ def warm_up() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="case")
+    parser.add_argument(
+        "--only", nargs="+", choices=CASES, default=list(CASES), metavar="case", help=" ".join(CASES)
+    )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)

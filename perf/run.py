@@ -21,7 +21,7 @@ from tables import Column, Table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SCRIPTS = ("floor", "startup", "route", "memory", "data", "bootstrap", "site", "knn_grid", "peers", "growth")
+SCRIPTS = sorted({path.stem for path in HERE.glob("*.py")} - {"machine", "tables", "run"})
 
 
 def gathered(records: Sequence[dict[str, Any]]) -> str:

@@ -162,6 +162,9 @@ def route(
         cost = "unknown" if one.cost is None else f"${one.cost:.6f}"
         short = text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
         typer.echo(f"{one.model}\t{one.scores[one.model]:.4f}\t{cost}\t{short}")
+    typer.echo(
+        f"note: {len(queries):,} queries in {routes[0].seconds:.3f} s, reading the weights included", err=True
+    )
 
 
 @app.command()

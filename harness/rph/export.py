@@ -10,8 +10,10 @@ written is read back and must score the val queries as the store says.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -156,14 +158,17 @@ def export(
     costs = None if dataset.train.costs is None else observed_means(dataset.train.costs)
     scale = None if dataset.train.costs is None else metrics.CostScale.fit(dataset.train.costs)
     with disk.new_folder(folder, "exporting a router") as temporary:
-        files = {ROUTER: fitted.state()}
+        with cannot(spec.name, "be exported"):
+            files = {ROUTER: fitted.state()}
         if built.spec.card.fitted:
             files[ENCODER] = _encoder_state(built, dataset, inputs.val_queries, settings.device)
         for name, state in files.items():
             states.save(temporary / name, state)
         read_back = states.load(temporary / ROUTER)
-        loaded = spec.router.from_state(read_back, variant=variant, device=settings.device)
-        check = _check(cell.title, loaded.scores(inputs.val_queries), stored.val, dataset)
+        with cannot(spec.name, "be exported"):
+            loaded = spec.router.from_state(read_back, variant=variant, device=settings.device)
+            found = loaded.scores(inputs.val_queries)
+        check = _check(cell.title, found, stored.val, dataset)
         manifest = Manifest(
             rph=__version__,
             router=method(cell.plugin),
@@ -191,6 +196,21 @@ def export(
         text = json.dumps({**content, "checksum": digest(content)}, indent=1, ensure_ascii=False)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return manifest
+
+
+@contextlib.contextmanager
+def cannot(router: str, what: str) -> Iterator[None]:
+    """A router's exception, where it gives or takes its state, as an RphError."""
+    try:
+        yield
+    except RphError:
+        raise
+    except FAILURES as error:
+        raise RphError(
+            f"router {router!r} cannot {what}",
+            why=f"{type(error).__name__}: {error}",
+            fix=f"`rph check router {router} --only state-round-trip` shows it to the router's author",
+        ) from error
 
 
 def method(plugin: Plugin) -> Method:

@@ -152,11 +152,13 @@ def accuracy_cost(plane: plateau.Plane) -> Drawing:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(_short(plane.name, 60))
     _label(ax, [(*model, INK) for model in models])
+    unknown = len(plane.routers) + len(plane.models) - len(routers) - len(models)
     return Drawing(
         name=_name("fig1-cost", plane.name),
         caption=f"{plane.name}: test accuracy of routers (dots, means over encoders) and single models (diamonds), against "
         f"{'cost' if priced else 'their places, as the benchmark has no costs'}. The red band reaches "
-        f"{100 * plateau.NEAR:g} points below the best router; the green line is the oracle.",
+        f"{100 * plateau.NEAR:g} points below the best router; the green line is the oracle."
+        + (f" Not shown: {unknown}, of unknown accuracy or cost." if unknown else ""),
         figure=figure,
     )
 
@@ -206,7 +208,7 @@ def configurations(found: Sequence[plateau.Configurations]) -> Drawing:
 def encoder_spread(found: Sequence[plateau.EncoderSpread]) -> Drawing:
     """Paper, Fig. 3: how far a router's test accuracy moves with the encoder."""
     name = "fig3-encoders"
-    spreads = [one for one in found if one.std]
+    spreads = [(one, one.mean_std) for one in found if one.mean_std is not None]
     if not spreads:
         return Drawing(
             name=name,
@@ -214,25 +216,15 @@ def encoder_spread(found: Sequence[plateau.EncoderSpread]) -> Drawing:
             figure=None,
         )
     figure, (ax,) = _grid(1, columns=1, height=0.6 + 0.4 * len(spreads))
-    for y, one in enumerate(spreads):
+    for y, (one, mean) in enumerate(spreads):
         stds = [100 * std for std in one.std.values()]
-        ax.plot(
-            stds,
-            [y] * len(stds),
-            "o",
-            color=BLUE,
-            alpha=0.5,
-            markersize=5,
-            markeredgewidth=0,
-            label="routers",
-        )
-        ax.plot(
-            [100 * (one.mean_std or 0)], [y], "|", color=INK, markersize=14, markeredgewidth=1.5, label="mean"
-        )
+        ax.plot(stds, [y] * len(stds), "o", color=BLUE, alpha=0.5, markersize=5, markeredgewidth=0,
+                label="routers")  # fmt: skip
+        ax.plot([100 * mean], [y], "|", color=INK, markersize=14, markeredgewidth=1.5, label="mean")
         widest = max(one.std, key=lambda router: one.std[router])
         ax.annotate(_short(widest), (100 * one.std[widest], y), (5, 0), textcoords="offset points", va="center",
                     fontsize=6.5)  # fmt: skip
-    ax.set_yticks(range(len(spreads)), [_short(one.name) for one in spreads])
+    ax.set_yticks(range(len(spreads)), [_short(one.name) for one, _ in spreads])
     ax.set_ylim(len(spreads) - 0.5, -0.5)
     ax.set_xlim(left=0)
     ax.margins(x=0.12)
@@ -262,7 +254,8 @@ def selections(found: bottleneck.Selections) -> Drawing:
     names = [_short(name, 22) for name in _plain(found.models)[:kept]]
     names += [f"{K - kept} others"] if kept < K else []
     places = np.arange(len(names))
-    figure, panels = _grid(len(shown), columns=6, height=0.42 + 0.1 * len(names), shared=True)
+    columns = 6
+    figure, panels = _grid(len(shown), columns=columns, height=0.42 + 0.1 * len(names), shared=True)
     for ax, (title, everywhere, hard) in zip(panels, shown, strict=True):
         for offset, widths, color, name in ((-0.2, everywhere, BLUE, "all"), (0.2, hard, RED, "hard")):
             if widths is not None:
@@ -273,16 +266,12 @@ def selections(found: bottleneck.Selections) -> Drawing:
         ax.tick_params(axis="y", length=0)
         ax.grid(False, axis="y")
         ax.xaxis.set_major_locator(MaxNLocator(3))
-    for ax in panels[-6:]:
+    for ax in panels[-columns:]:
         ax.tick_params(axis="x", labelbottom=True)  # also where the row below is not full
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     panels[0].set_xlim(left=0)
-    figure.suptitle(
-        f"{_short(found.name, 60)}: % of all queries (blue) and of hard queries (red)",
-        x=0.01,
-        ha="left",
-        fontsize=8,
-    )
+    title = f"{_short(found.name, 60)}: % of all queries (blue) and of hard queries (red)"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
     return Drawing(
         name=_name("fig4-selections", found.name),
         caption=f"{found.name}: models chosen, % of all test queries (blue) and of the hard ones (red), mean over seeds and "
@@ -304,9 +293,8 @@ def intervals(board: Board) -> Drawing:
         low, high = row.interval
         color = RED if row.in_plateau else BLUE
         ax.plot([100 * low, 100 * high], [y, y], color=color, linewidth=1.2, label="interval")
-        ax.plot(
-            [100 * row.accuracy], [y], "o", color=color, markersize=4, markeredgewidth=0, label="accuracy"
-        )
+        x = 100 * row.accuracy
+        ax.plot([x], [y], "o", color=color, markersize=4, markeredgewidth=0, label="accuracy")
     for tier in sorted({row.tier for row in rows}):
         places = [y for y, row in enumerate(rows) if row.tier == tier]
         if tier % 2 == 0:
@@ -349,15 +337,8 @@ def frontier(board: Board) -> Drawing:
     costs = [cost for cost, _, _ in points + models]
     spread = np.geomspace if min(costs) > 0 else np.linspace
     x = spread(min(cost for cost, _, _ in models), max(costs), 200)
-    ax.plot(
-        x,
-        np.interp(x, corner, height),
-        color=INK,
-        alpha=FAINT,
-        linewidth=1,
-        linestyle=DASHES,
-        label="mixture",
-    )
+    y = np.interp(x, corner, height)
+    ax.plot(x, y, color=INK, alpha=FAINT, linewidth=1, linestyle=DASHES, label="mixture")
     _points(ax, models, "D", INK, "models")
     _level(ax, board.reference.oracle, "oracle", GREEN, side="left")
     _cost_axis(ax, costs)
@@ -367,7 +348,7 @@ def frontier(board: Board) -> Drawing:
         ax,
         [(*model, INK) for model in models]
         + [(*middle[:2], f"best of {len(board.rows)} routers", BLUE)]
-        + [(float(x[150]), float(np.interp(x[150], corner, height)), "coin flips between models", INK)],
+        + [(float(x[150]), float(y[150]), "coin flips between models", INK)],
     )
     return Drawing(
         name=name,
@@ -502,16 +483,8 @@ def _label(ax: Axes, spots: Sequence[tuple[float, float, str, str]]) -> None:
 
     def write(spot: tuple[float, float, str, str], place: tuple[float, float, str, str], tied: bool) -> bool:
         (x, y, text, color), (dx, dy, ha, va) = spot, place
-        written = ax.annotate(
-            _short(text),
-            (x, y),
-            (dx, dy),
-            textcoords="offset points",
-            ha=ha,
-            va=va,
-            fontsize=6.5,
-            color=color,
-        )
+        written = ax.annotate(_short(text), (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=6.5,
+                              color=color)  # fmt: skip
         box = written.get_window_extent()
         free = not any(box.overlaps(other) for other in boxes) and not box.count_contains(inked)
         if not (free and inside.contains(*box.min) and inside.contains(*box.max)):

@@ -6,6 +6,7 @@ Everything is a pure function of result files: the same files give the same repo
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ def page(entries: Sequence[Entry], boards: Sequence[Board], drawings: Sequence[D
         drawings=[(drawing, inline(drawing, f"f{i}-")) for i, drawing in enumerate(drawings)],
         protocols=_protocols(results),
         encoders=sorted({(result.encoder, result.encoder_identity) for result in results}),
+        software=_software(results),
         provenance=provenance(results),
         methods={result.router: result.method for result in sorted(results, key=lambda r: r.router)},
         commands=commands(results),
@@ -193,6 +195,15 @@ def provenance(results: Sequence[CellResult]) -> Sheet:
         tuple(rows),
         ("Seconds are those of all finished trials: training and scoring.",),
     )  # fmt: skip
+
+
+def _software(results: Sequence[CellResult]) -> list[str]:
+    """A sentence per setting in which results were computed."""
+    found = Counter(
+        f"routers of {r.router_distribution} {r.router_version} on {r.device} with {_packages(r)}"
+        for r in results
+    )
+    return [f"{number} result(s): {setting}." for setting, number in found.most_common()]
 
 
 def _packages(result: CellResult) -> str:

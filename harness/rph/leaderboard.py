@@ -154,7 +154,14 @@ def boards(entries: Sequence[Entry], *, resamples: int = uncertainty.RESAMPLES) 
 
     Raises UsageError where two results claim the same place, or disagree about the test set they share.
     """
-    return [_board(group, resamples) for _, group in sorted(_groups(entries).items())]
+    found: list[Board] = []
+    for _, several in itertools.groupby(sorted(_groups(entries).items()), key=_drawn_together):
+        groups = [group for _, group in several]
+        outcomes = [_outcomes(group) for group in groups]
+        resampled = uncertainty.resample_boards(outcomes, resamples=resamples)
+        for group, names, values in zip(groups, outcomes, resampled, strict=True):
+            found.append(_board(group, {name: values[:, i] for i, name in enumerate(names)}))
+    return found
 
 
 Key = tuple[str, str, str]  # benchmark, fingerprint, encoder
@@ -200,15 +207,25 @@ def _check(group: Sequence[Entry]) -> None:
                 )
 
 
-def _board(group: Sequence[Entry], resamples: int) -> Board:
-    result, queries = group[0].result, group[0].queries
-    outcomes = {entry.result.router: entry.queries.labels for entry in group}
+def _drawn_together(item: tuple[Key, list[Entry]]) -> tuple[str, str, int]:
+    """Boards of one benchmark differ in the encoder alone: what is drawn of their queries is the same."""
+    (bench, fingerprint, _), group = item
+    return bench, fingerprint, group[0].result.n_test
+
+
+def _outcomes(group: Sequence[Entry]) -> dict[str, uncertainty.Floats]:
+    """What is resampled of a board: the labels of each router's choices, of the best single model and of the oracle."""
+    queries = group[0].queries
+    outcomes: dict[str, uncertainty.Floats] = {entry.result.router: entry.queries.labels for entry in group}
     for name, labels in ((FLOOR, queries.floor), (ORACLE, queries.best)):
         if not np.isnan(labels).all():
             outcomes[name] = labels[None]
-    names = list(outcomes)
-    resampled = uncertainty.resample(outcomes, resamples=resamples)
-    columns = {name: resampled[:, i] for i, name in enumerate(names)}
+    return outcomes
+
+
+def _board(group: Sequence[Entry], columns: dict[str, uncertainty.Float64]) -> Board:
+    """The board of these results; `columns` are the resampled accuracies [B] of what `_outcomes` names."""
+    result = group[0].result
     return Board(
         bench=result.bench,
         fingerprint=result.bench_fingerprint,

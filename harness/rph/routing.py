@@ -186,7 +186,8 @@ def _router(exported: Exported, plugins: Registry, device: str) -> Router:
         )
     content = digest(manifest.variant)
     variant = next(one for one in plugin.spec.grid if digest(dataclasses.asdict(one)) == content)
-    router: Router = plugin.spec.router.from_state(exported.router, variant=variant, device=device)
+    with export.cannot(here.name, "be loaded"):
+        router: Router = plugin.spec.router.from_state(exported.router, variant=variant, device=device)
     return router
 
 

@@ -13,7 +13,7 @@ by the router's name, so that a router's interval stays what it is when another 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,23 @@ def resample(outcomes: Mapping[str, Floats], *, resamples: int = RESAMPLES) -> F
     queries: a ratio estimate where labels are missing. A resample in which a seed of some router has no observed query
     says nothing and is left out, so that B is below `resamples` where labels are very sparse.
     """
-    means = _column_means(np.concatenate(list(outcomes.values())), resamples)  # [B, all seeds of all routers]
+    return resample_boards([outcomes], resamples=resamples)[0]
+
+
+def resample_boards(boards: Sequence[Mapping[str, Floats]], *, resamples: int = RESAMPLES) -> list[Float64]:
+    """What `resample` gives for each of several boards of the same N queries; drawing them, most of the work, is done once."""
+    columns = np.concatenate([labels for outcomes in boards for labels in outcomes.values()])
+    means = _column_means(columns, resamples)  # [B, all seeds of all routers of all boards]
+    found, start = [], 0
+    for outcomes in boards:
+        width = sum(map(len, outcomes.values()))
+        found.append(_over_seeds(outcomes, means[:, start : start + width], resamples))
+        start += width
+    return found
+
+
+def _over_seeds(outcomes: Mapping[str, Floats], means: Float64, resamples: int) -> Float64:
+    """Resampled means of each seed [B, all seeds of all routers] -> of each router [B, R], less those with a NaN."""
     result = np.empty((resamples, len(outcomes)))
     start = 0
     for r, (name, of_router) in enumerate(outcomes.items()):

@@ -37,7 +37,7 @@ def some_entries():
                         costs=costs,
                         subset=subset,
                         method=method,
-                    )  # fmt: skip
+                    )
                 )
     return found
 

@@ -123,6 +123,14 @@ def test_another_training_is_an_error_and_nothing_is_written(tmp_path, change):
     assert not (tmp_path / "again").exists()
 
 
+def test_a_router_that_cannot_be_built_from_its_state_is_named(tmp_path):
+    found, cell = exported.plugins(tmp_path), exported.names(tmp_path, router="toy")
+    store = exported.evaluate(tmp_path, found, cell)
+    with pytest.raises(RphError, match="router 'toy' cannot be exported") as told:
+        again(tmp_path, cell, store, found)
+    assert "from_state" in told.value.why and not (tmp_path / "again").exists()
+
+
 # --- reading ----------------------------------------------------------------------------------------
 
 

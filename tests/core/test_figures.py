@@ -62,6 +62,17 @@ def test_accuracy_against_normalised_cost_with_band_and_oracle():
     assert {"a", "b", "c"} <= set(texts(figure))
 
 
+def test_what_has_no_known_cost_is_counted_and_not_drawn():
+    spots = [
+        plateau.Spot(name=name, family="", accuracy=0.5, cost=None, normalised_cost=x)
+        for name, x in (("known", 0.5), ("unknown", None))
+    ]
+    plane = plateau.Plane(name="bench", routers=tuple(spots), models=(), band=None, oracle=None)
+    drawing = figures.accuracy_cost(plane)
+    assert points(drawing.figure, "routers") == [(0.5, 50)]
+    assert "Not shown: 1, of unknown" in drawing.caption
+
+
 def test_without_costs_accuracies_alone_are_drawn_and_it_says_so():
     (plane,) = plateau.planes([entry(LABELS, [0, 0, 0, 0], router="r"), entry(LABELS, [1] * 4, router="s")])
     drawing = figures.accuracy_cost(plane)

@@ -95,7 +95,7 @@ def test_methods_say_where_every_number_comes_from(page, two):
         f"fingerprint {two[0].result.bench_fingerprint}",
         "4 train, 4 val and 4 test queries, 3 models, costs",
         "encoder: encoder@hand",
-        "rph 0.1.0",
+        "2 result(s): routers of rph 0.1.0 on cpu with rph 0.1.0.",
         "bench is a subset: 4 rows of 8",
         "rph eval --bench bench --encoder encoder --router s --out results",
         "Expected calibration error",

@@ -1,6 +1,8 @@
 """The performance scripts: what they print is what they keep, the floor is what was multiplied, and all of them start."""
 
+import importlib
 import json
+import os
 import runpy
 import sys
 from collections import Counter
@@ -12,20 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 PERF = Path(__file__).parents[2] / "perf"
-LIBRARIES = {"machine", "tables"}
 
 
-@pytest.fixture
-def perf(monkeypatch):
+@pytest.fixture(scope="module")
+def perf():
     """Import a module of `perf/`, as its scripts do; afterwards no other test can meet it under its short name."""
-    monkeypatch.syspath_prepend(PERF)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the scripts set what is not set, for their whole process
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    before = set(sys.modules)
-    yield __import__
-    for name in set(sys.modules) - before:
-        if str(PERF) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PERF)
+        for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM"):
+            patch.setenv(
+                name, os.environ.get(name, "")
+            )  # the scripts set what is not set, for their whole process
+        before = set(sys.modules)
+        yield importlib.import_module
+        for name in set(sys.modules) - before:
+            if str(PERF) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
 
 
 LIMITS = [{"what": "copy", "unit": "GB/s", "one_thread": 20.0, "all_threads": 30.5}]
@@ -125,6 +129,16 @@ def test_the_products_of_a_run_are_all_seen_backward_ones_too(perf):
     assert turned == {2: (False, False), 5: (False, True)}
 
 
+def test_products_inside_a_layer_in_inference_mode_are_seen(perf):
+    @torch.inference_mode()
+    def run():
+        return torch.nn.functional.linear(torch.ones(5, 3), torch.eye(3)[:2])
+
+    machine = perf("machine")
+    assert machine.products(run).products == {machine.Product(1, 5, 3, 2, (False, True)): 1}
+    assert machine.products(lambda: torch.ones(2) + 1).products == {}
+
+
 def test_a_floor_is_the_time_of_its_products_and_of_one_pass_over_its_bytes(perf, monkeypatch):
     machine = perf("machine")
     monkeypatch.setattr(machine, "least", lambda run, clock: run() is None or 2.0)  # every call takes 2 s
@@ -143,25 +157,25 @@ def test_a_product_is_timed_by_the_clock_it_is_given(perf):
 # --- scripts ----------------------------------------------------------------------------------------
 
 
-@given(st.floats(-3, 3), st.floats(0.01, 100))
-def test_the_exponent_of_a_power_law_is_its_power(exponent, power, scale):
-    sizes = (5.0, 10.0, 20.0, 40.0)
-    assert exponent(sizes, [scale * size**power for size in sizes]) == pytest.approx(power, abs=1e-9)
-
-
 @pytest.fixture(scope="module")
-def exponent():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(PERF)
-        return runpy.run_path(str(PERF / "growth.py"))["exponent"]
+def growth(perf):
+    return perf("growth")
+
+
+@given(st.floats(-3, 3), st.floats(0.01, 100))
+def test_the_exponent_of_a_power_law_is_its_power(growth, power, scale):
+    sizes = (5.0, 10.0, 20.0, 40.0)
+    assert growth.exponent(sizes, [scale * size**power for size in sizes]) == pytest.approx(power, abs=1e-9)
 
 
 def scripts():
-    return sorted(path.stem for path in PERF.glob("*.py") if path.stem not in LIBRARIES)
+    return sorted({path.stem for path in PERF.glob("*.py")} - {"machine", "tables"})
 
 
-def test_one_run_has_every_script(perf):
-    assert {*perf("run").SCRIPTS, "run"} == set(scripts())
+def test_every_script_of_a_run_makes_its_tables_with_the_one_module_that_keeps_them(perf):
+    for script in perf("run").SCRIPTS:
+        source = (PERF / f"{script}.py").read_text()
+        assert "with Report(__file__) as report" in source and "|---" not in source, script
 
 
 @pytest.mark.parametrize("script", scripts())

@@ -121,8 +121,8 @@ def test_the_search_in_small_blocks_finds_the_same_neighbours():
     found = []
     for queries in (1, 300):
         with routing._small_blocks(queries):
-            ((_, rows, _),) = neighbours.nearest(world.test.unit, world.train.unit, 10, "cpu")
-        found.append(rows.numpy())
+            blocks = list(neighbours.nearest(world.test.unit, world.train.unit, 10, "cpu"))
+        found.append(np.concatenate([rows.numpy() for _, rows, _ in blocks]))
     assert np.array_equal(*found)
 
 

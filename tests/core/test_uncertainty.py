@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rph import uncertainty
-from rph.uncertainty import interval, resample, verdicts, wins
+from rph.uncertainty import interval, resample, resample_boards, verdicts, wins
 
 NAN = np.nan
 
@@ -90,6 +90,17 @@ def test_a_resample_is_the_same_each_time_whoever_else_is_on_the_board():
     turned = resample({name: outcomes[name] for name in ("c", "a", "b")}, resamples=150)
     np.testing.assert_array_equal(turned, found[:, [2, 0, 1]])
     np.testing.assert_array_equal(resample({"b": outcomes["b"]}, resamples=150)[:, 0], found[:, 1])
+
+
+def test_boards_resampled_together_are_what_each_is_alone():
+    rng = np.random.default_rng(4)
+    one = {name: (rng.random((S, 40)) < 0.5).astype(float) for name, S in [("a", 5), ("b", 1)]}
+    other = {name: (rng.random((S, 40)) < 0.7).astype(float) for name, S in [("b", 2), ("c", 5)]}
+    other["c"][:, :38] = NAN  # few are left: some resamples say nothing, of this board alone
+    together = resample_boards([one, other], resamples=250)
+    for outcomes, found in zip([one, other], together, strict=True):
+        np.testing.assert_array_equal(found, resample(outcomes, resamples=250))
+    assert len(together[0]) == 250 > len(together[1])
 
 
 def test_the_number_of_threads_changes_nothing(monkeypatch):

@@ -47,4 +47,5 @@
 
   document.addEventListener("shown", draw);
   document.addEventListener("theme", () => [...drawn.values()].flat().forEach(paint));
+  draw();
 })();
