@@ -72,7 +72,7 @@ def pages() -> dict[str, str]:
     made = dict(_router_pages(_built_in("router"), ranked))
     made |= _card_pages("encoders", _built_in("encoder"), ("dim", "pooling", "max_tokens", "licence"))
     made |= _card_pages("benchmarks", _built_in("benchmark"), ("splits", "costs", "licence"))
-    made |= {} and {"api/index.md": _api(rph.__all__), "api/testing.md": _testing()}
+    made |= {"api/index.md": _api(rph.__all__), "api/testing.md": _testing()}
     return made | {uri: (ROOT / path).read_text("utf-8") for path, uri in OUTSIDE.items()}
 
 

@@ -51,14 +51,7 @@ TERMS = {
 
 
 def _printed(kind: Column) -> Callable[[Value], str]:
-    def text(value: Value) -> str:
-        if isinstance(value, float):
-            value = (
-                round(value, kind.digits + 3) + 0.0
-            )  # the sum turns -0.0, as of a rounding error, into 0.0
-        return sheets.text(value, kind)
-
-    return text
+    return lambda value: sheets.text(value, kind)
 
 
 def dollars(value: float | None) -> str:
