@@ -95,6 +95,21 @@ def test_the_example_is_ranked(environment, example):
     assert ranked["softmax"] > random
 
 
+def test_the_examples_result_is_prepared_as_a_submission(environment, example, tmp_path):
+    cell = ("--router", "softmax", "--bench", SYNTHETIC, "--encoder", "lsa")
+    succeed(environment.run("rph", "eval", *cell, "--out", tmp_path / "results"))
+    (result,) = (tmp_path / "results").rglob("*.json")
+    clone = tmp_path / "clone"
+    (clone / "leaderboard" / "results").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", clone], check=True)
+    said = succeed(environment.run("rph", "leaderboard", "submit", result, "--into", clone))
+    placed = clone / "leaderboard" / "results" / result.relative_to(tmp_path / "results")
+    assert placed.read_bytes() == result.read_bytes() and "git " in said
+    (text,) = (clone / ".git").glob("rph-pull-request.md")
+    assert "softmax" in text.read_text()
+    assert json.loads(placed.read_text())["router_distribution"] == "rph-softmax-router"
+
+
 # --- a wrong router -----------------------------------------------------------------------------------
 
 WRONG = """
