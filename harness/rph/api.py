@@ -7,8 +7,9 @@ otherwise. Labels are in [0, 1], 1 = correct, NaN = not observed; costs are US d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -242,6 +243,19 @@ class RouterSpec:
     @property
     def name(self) -> str:
         return self.card.name
+
+
+def variant_with(grid: Sequence[Any], fields: Mapping[str, Any]) -> Any:
+    """The variant of a grid that has these fields, as a record holds them: JSON knows no tuples, only lists.
+
+    >>> @dataclass(frozen=True)
+    ... class Config:
+    ...     hidden: tuple[int, ...] = ()
+    >>> variant_with((Config(), Config((64, 32))), {"hidden": [64, 32]})
+    Config(hidden=(64, 32))
+    """
+    wanted = json.dumps(fields, sort_keys=True)
+    return next(variant for variant in grid if json.dumps(asdict(variant), sort_keys=True) == wanted)
 
 
 def variant_name(variant: Any) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from rph import __version__, disk, embed, metrics, run, states
-from rph.api import EncoderCard, RouterSpec, Trial, variant_name
+from rph.api import EncoderCard, RouterSpec, Trial, variant_name, variant_with
 from rph.arrays import observed_means
 from rph.errors import RphError, UsageError
 from rph.registry import FAILURES, Plugin, Registry
@@ -146,7 +146,7 @@ def export(
     cell = _cell(registry, store, settings, report, bench=bench, encoder=encoder, router=router)
     result = _finished(cell, command)
     spec, dataset, inputs = cell.spec, cell.pair.dataset, cell.inputs
-    variant = next(one for one in spec.grid if dataclasses.asdict(one) == result.variant)
+    variant = variant_with(spec.grid, result.variant)
     trial = Trial(variant=variant, seed=result.seeds[0])
     stored = store.get(cell.identify(trial))
     if stored is None:

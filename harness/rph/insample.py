@@ -5,13 +5,12 @@ Trains the chosen variant of a finished cell once more, with its first seed: the
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rph import metrics
-from rph.api import Queries
+from rph.api import Queries, variant_with
 from rph.sheets import Column, Sheet
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def _of(cell: Finished) -> TrainBce:
     inputs = cell.inputs()
     train = inputs.train.observed
     router = spec.router()
-    variant = next(v for v in spec.grid if dataclasses.asdict(v) == result.variant)
+    variant = variant_with(spec.grid, result.variant)
     router.fit(inputs.train, inputs.val, variant=variant, seed=result.seeds[0], device=inputs.device)
     left_out = getattr(router, "left_out_scores", None)
     scores = left_out() if left_out else router.scores(Queries(X=train.X, texts=train.texts))

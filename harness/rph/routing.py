@@ -8,7 +8,6 @@ for routed in router.route(["What is 2 + 2?"], lam=0.2):
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rph import export, metrics, neighbours, registry, run, states
-from rph.api import EncoderCard, Queries
+from rph.api import EncoderCard, Queries, variant_with
 from rph.errors import RphError, UsageError
 from rph.export import Exported, Manifest, Method
 from rph.registry import FAILURES, Registry
-from rph.store import digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,8 +182,7 @@ def _router(exported: Exported, plugins: Registry, device: str) -> Router:
             why=f"here it is {_named(here)}; exported was {_named(manifest.router)}",
             fix="install that version, or export again with this one",
         )
-    content = digest(manifest.variant)
-    variant = next(one for one in plugin.spec.grid if digest(dataclasses.asdict(one)) == content)
+    variant = variant_with(plugin.spec.grid, manifest.variant)
     with export.cannot(here.name, "be loaded"):
         router: Router = plugin.spec.router.from_state(exported.router, variant=variant, device=device)
     return router

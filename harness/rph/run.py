@@ -50,6 +50,7 @@ from rph.api import (
     Split,
     Trial,
     variant_name,
+    variant_with,
 )
 from rph.errors import RphError, UsageError
 from rph.executors import Executor
@@ -629,7 +630,7 @@ class Cell:
 
     def test_scores(self, result: CellResult) -> list[Float32]:
         """The stored scores [N, K] of the test queries, one array per seed of the result."""
-        variant = next(v for v in self.spec.grid if dataclasses.asdict(v) == result.variant)
+        variant = variant_with(self.spec.grid, result.variant)
         return [self._stored(Trial(variant=variant, seed=seed)).test for seed in result.seeds]
 
     def _result(self, selection: protocol.Selection) -> CellResult:
