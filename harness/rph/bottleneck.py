@@ -446,7 +446,7 @@ def knn_sheets(entries: Sequence[Entry]) -> list[Sheet]:
         tuple(_knn_row(one) for one in found),
         (
             "Δ: the other minus knn; a BCE is better where it is lower.",
-            "The paper's Tab. 5 (a) gives the BCE on train; here it is the one on test.",
+            "The paper's Tab. 5 (a) gives the BCE on train (rph analyze train-bce); here it is the one on test.",
             *(note for group in groups(entries) for note in encoder_notes(group)),
         ),
     )
