@@ -271,8 +271,8 @@ def _work(pipe: connection.Connection, spool: str, device: str, memory: int, tim
     if timed:
         importlib.import_module("torch")  # or the first trial's seconds would be those of an import
     _limit_memory(memory)
-    pipe.send(READY)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the driver has closed it
+        pipe.send(READY)
         while True:
             parcel, folder = pipe.recv()
             try:
