@@ -17,7 +17,7 @@ import numpy as np
 from rph import metrics, protocol, uncertainty
 from rph.errors import UsageError
 from rph.resultfiles import Entry
-from rph.results import CellResult, Method, Reference
+from rph.results import Method, Reference
 
 RANKED = "paper"  # the one protocol that is ranked
 DIGITS = 9  # of an accuracy that ranks: the rounding of a mean over seeds must not part equals
@@ -313,7 +313,11 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
             held.setdefault(entry.result.router, {})[key] = entry
     counted = [key for key in sorted(groups) if 2 * len(groups[key]) > len(held)]
     names = _column_names(counted)
-    full = {names[key[:2]] for key in counted if _in_average(groups[key][0].result)}
+    full = {
+        names[key[:2]]
+        for key in counted
+        if in_average(groups[key][0].result.subset, groups[key][0].result.reference)
+    }
     accuracy: dict[str, dict[str, tuple[float, float | None, int]]] = {}
     average: dict[str, float | None] = {}
     for router, results in held.items():
@@ -338,8 +342,9 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
     return sorted(rows, key=lambda row: row.rank)
 
 
-def _in_average(result: CellResult) -> bool:
-    return not result.subset and result.reference.bayes is None
+def in_average(subset: str, reference: Reference) -> bool:
+    """Whether a benchmark counts in averages over benchmarks: a full release, and no control world."""
+    return not subset and reference.bayes is None
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float | None, int]:

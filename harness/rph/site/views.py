@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rph import sheets, uncertainty
-from rph.leaderboard import Board, OverallRow, Row, unranked
+from rph.leaderboard import Board, OverallRow, Row, in_average, unranked
 from rph.resultfiles import Entry
 from rph.results import CellResult, Reference
 from rph.sheets import Column, Sheet, Value
@@ -240,7 +240,7 @@ class Site:
 
     def reference_average(self, name: str) -> float | None:
         """The mean of a field of `Reference` over the benchmarks that an average runs over; None: not known on all."""
-        full = [benchmark for _, benchmark in self.columns if benchmark is None or not benchmark.subset]
+        full = [b for _, b in self.columns if b is None or in_average(b.subset, b.reference)]
         known = [getattr(benchmark.reference, name) for benchmark in full if benchmark is not None]
         if not known or len(known) < len(full) or None in known:
             return None
