@@ -540,10 +540,12 @@ class Cell:
     @cached_property
     def _result_key(self) -> str:
         """Everything but the stored trials that decides the result."""
-        settings = self.pair.settings
+        pair, settings = self.pair, self.pair.settings
         return digest(
             [
                 self._decided_by,
+                # Names that scores do not depend on, but a result states: equal rows may have another one.
+                [pair.dataset.name, pair.dataset.subset, pair.encoder.label, self.plugin.source.version],
                 [dataclasses.asdict(variant) for variant in self.spec.grid],
                 dataclasses.asdict(settings.preset),
                 settings.realised_selector,

@@ -102,6 +102,15 @@ def test_nothing_finished_is_trained_or_encoded_again(world):
     assert second.results == first.results
 
 
+def test_equal_rows_under_another_name_share_trials_and_keep_their_own_name(world):
+    (first,) = world.evaluate().results
+    fits = world.lines("fit")
+    (other,) = world.evaluate(bench=toys.write_bench(world.folder / "again", name="twin")).results
+    assert (first.bench, other.bench) == ("toy", "twin")
+    assert first.bench_fingerprint == other.bench_fingerprint and world.lines("fit") == fits
+    assert world.evaluate().results == [first]
+
+
 def test_a_small_preset_is_continued_by_the_full_protocol(world):
     world.evaluate(Settings(preset=PRESETS["smoke"], device="cpu"))
     assert len(world.lines("fit")) == 1
