@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rph import metrics
+from rph import metrics, results
 from rph.api import Queries, variant_with
 from rph.sheets import Column, Sheet
 
@@ -46,14 +46,13 @@ def _of(cell: Finished) -> TrainBce:
     router.fit(inputs.train, inputs.val, variant=variant, seed=result.seeds[0], device=inputs.device)
     left_out = getattr(router, "left_out_scores", None)
     scores = left_out() if left_out else router.scores(Queries(X=train.X, texts=train.texts))
-    if not spec.card.calibrated:
-        a, b = metrics.fit_sigmoid(router.scores(inputs.val_queries), inputs.val.Y)
-        scores = metrics.apply_sigmoid(scores, a, b)
+    val = router.scores(inputs.val_queries)
+    P = results.probabilities(spec.card, scores, val=val, labels=inputs.val.Y)
     return TrainBce(
         bench=result.bench,
         encoder=result.encoder,
         router=result.router,
-        train=metrics.bce(scores.clip(0, 1), train.Y),
+        train=metrics.bce(P, train.Y),
         test=result.per_seed[0].bce,
         left_out=left_out is not None,
     )

@@ -221,7 +221,7 @@ def measure(
     accuracy = metrics.accuracy(route, test.labels)
     hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
     counts = metrics.selection_counts(route, K)
-    P, native = _probabilities(dataset, card, scored), None
+    P, native = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels), None
     recovered = metrics.gap_recovered(P, test.labels, prior)
     if not card.calibrated:
         native = _utilities(dataset, metrics.row_minmax(scored.test), prior, realised_selector)
@@ -245,12 +245,12 @@ def measure(
     )
 
 
-def _probabilities(dataset: RoutingDataset, card: RouterCard, scored: Scored) -> Array:
-    """Test scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on val."""
+def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array) -> Array:
+    """Scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on its val scores and the val labels."""
     if card.calibrated:
-        return np.clip(scored.test, 0, 1)  # trials.py refused anything beyond rounding
-    a, b = metrics.fit_sigmoid(scored.val, dataset.val.labels)
-    return metrics.apply_sigmoid(scored.test, a, b)
+        return np.clip(scores, 0, 1)  # trials.py refused anything beyond rounding
+    a, b = metrics.fit_sigmoid(val, labels)
+    return metrics.apply_sigmoid(scores, a, b)
 
 
 def _utilities(
