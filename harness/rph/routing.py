@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from rph.api import Encoder, Float32, Router
 
-LOWEST = 4  # block of queries that are searched for neighbours at once
-_searching = threading.Lock()  # neighbours.BLOCK belongs to the whole process
-
 
 @dataclass(frozen=True, kw_only=True)
 class Routed:
@@ -71,6 +68,7 @@ class LoadedRouter:
         plugins = plugins or registry.installed()
         self._router = _router(exported, plugins, device)
         self._encoder, self._card = _encoder(exported, plugins, encoder)
+        self._turn = threading.Lock()  # a plugin need not stand two threads
         manifest = exported.manifest
         self._prior = np.array([np.nan if p is None else p for p in manifest.prior])
         self._scale: metrics.CostScale | None = None
@@ -106,7 +104,7 @@ class LoadedRouter:
             _check_text(query)
         if not queries:
             return np.empty((0, len(self.models)), np.float32)
-        with _searching, _small_blocks(len(queries)), self._failures():
+        with self._turn, neighbours.blocks_for(len(queries)), self._failures():
             X = self._encoder.encode([self._card.prefix + q for q in queries], device=self.device)
             # As kept in the embedding cache, from which the router learnt.
             X = np.asarray(X, np.dtype(self._card.stored)).astype(np.float32, copy=False)
@@ -223,19 +221,3 @@ def _check_text(query: str) -> None:
         raise UsageError(
             f"a query is no valid Unicode text: {query!r}", why="it has half of a surrogate pair"
         ) from error
-
-
-@contextlib.contextmanager
-def _small_blocks(queries: int) -> Iterator[None]:
-    """Search neighbours in blocks no higher than there are queries, to the next power of two.
-
-    The search fills a block of 256 queries up with zeros, which makes one query cost as much as 256: 50 ms with
-    20,000 train rows, where 4 rows take 9. The height moves a cosine by rounding at most; where it was measured, on
-    one kind of processor with one thread, heights from 4 on gave the same bits, and lower ones did not.
-    """
-    usual = neighbours.BLOCK
-    neighbours.BLOCK = min(usual, max(LOWEST, 1 << (queries - 1).bit_length()))
-    try:
-        yield
-    finally:
-        neighbours.BLOCK = usual

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
@@ -65,11 +66,15 @@ class KnnGroup:
         one_more = nearest(self.X, self.X, largest + 1, self.device)
         return self._scored((_without_itself(*found) for found in one_more), len(self.X))
 
+    @cached_property
+    def _labels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The label table, its weight columns and the train means: kept, as a query alone costs less than they do."""
+        return *_label_table(self.Y, self.device), to_device(model_means(self.Y), self.device)
+
     def _scored(self, found: Iterable[tuple[slice, Tensor, Tensor]], count: int) -> list[Float32]:
         """Scores of `count` queries from each block's neighbours and cosines [b, k]."""
         K = self.Y.shape[1]
-        table, weight_column = _label_table(self.Y, self.device)
-        fallback = to_device(model_means(self.Y), self.device)
+        table, weight_column, fallback = self._labels
         scores = np.empty((len(self.variants), count, K), np.float32)
         for block, neighbours, cosines in found:
             rows = max(1, GATHERED // max(1, neighbours.shape[1] * table.shape[1]))

@@ -1,6 +1,7 @@
 """The shared neighbour search: exact, in one order, and blind to how queries are grouped."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from rph import Labelled, UsageError
 from rph.arrays import to_device
-from rph.neighbours import BLOCK, nearest
+from rph.neighbours import BLOCK, blocks_for, nearest
 
 
 def unit(n, d=8, seed=0):
@@ -97,6 +98,31 @@ def test_neighbours_do_not_depend_on_the_batch():
         part_rows, part_cosines = search(np.ascontiguousarray(queries[some]), train, 100)
         np.testing.assert_array_equal(part_rows, rows[some])
         np.testing.assert_array_equal(part_cosines, cosines[some])
+
+
+def heights(queries):
+    return [len(rows) for _, rows, _ in nearest(unit(queries), unit(20), 2, "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("queries", "expected"),
+    [(1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (200, 256), (257, 256)],
+)
+def test_few_queries_are_searched_in_small_blocks_and_others_afterwards_are_not(queries, expected):
+    with blocks_for(queries), blocks_for(queries):
+        assert heights(600)[:-1] == [expected] * (-(-600 // expected) - 1)
+        with ThreadPoolExecutor() as others:
+            assert others.submit(heights, 600).result() == [256, 256, 88]
+    assert heights(600) == [256, 256, 88]
+
+
+def test_the_search_in_small_blocks_finds_the_same_neighbours():
+    train, queries = unit(1003, 48), unit(300, 48, seed=1)
+    whole = search(queries, train, 10)
+    with blocks_for(1):
+        rows, cosines = search(queries, train, 10)
+    np.testing.assert_array_equal(rows, whole[0])
+    np.testing.assert_allclose(cosines, whole[1], rtol=0, atol=1e-6)
 
 
 def test_a_read_only_memory_mapped_array_is_used_in_place_and_without_a_warning(tmp_path):

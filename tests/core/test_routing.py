@@ -7,7 +7,7 @@ import pytest
 from tests import exported, toys
 
 import rph
-from rph import RphError, UsageError, checks, export, metrics, neighbours, routing, run
+from rph import RphError, UsageError, export, metrics, neighbours, run
 
 
 @pytest.fixture
@@ -97,33 +97,13 @@ def test_scores_that_are_not_finite_are_an_error(loaded):
         loaded.route(["number 4"])
 
 
-@pytest.mark.parametrize(
-    ("queries", "height"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (200, 256), (257, 256)]
-)
-def test_few_queries_are_searched_in_small_blocks_and_the_height_comes_back(
-    loaded, monkeypatch, queries, height
-):
-    heights, real = [], loaded._router.scores
+def test_few_queries_are_searched_in_small_blocks_and_score_the_same(loaded, monkeypatch):
     many = loaded.scores([f"number {i}" for i in range(300)])
-
-    def scores(queries):
-        heights.append(neighbours.BLOCK)
-        return real(queries)
-
-    monkeypatch.setattr(loaded._router, "scores", scores)
-    few = loaded.scores([f"number {i}" for i in range(queries)])
-    assert heights == [height] and neighbours.BLOCK == 256
-    assert np.allclose(few, many[:queries], atol=1e-6)
-
-
-def test_the_search_in_small_blocks_finds_the_same_neighbours():
-    world = checks.smooth_world(500, 20, 16)
-    found = []
-    for queries in (1, 300):
-        with routing._small_blocks(queries):
-            blocks = list(neighbours.nearest(world.test.unit, world.train.unit, 10, "cpu"))
-        found.append(np.concatenate([rows.numpy() for _, rows, _ in blocks]))
-    assert np.array_equal(*found)
+    heights, mm = [], neighbours.torch.mm
+    monkeypatch.setattr(neighbours.torch, "mm", lambda a, b, **kw: heights.append(len(a)) or mm(a, b, **kw))
+    few = loaded.scores([f"number {i}" for i in range(5)])
+    assert heights == [8]
+    assert np.allclose(few, many[:5], atol=1e-6)
 
 
 # --- what must be as it was -------------------------------------------------------------------------
