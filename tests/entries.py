@@ -22,12 +22,13 @@ def entry(
     scores=None,
     p_correct=None,
     train=None,
+    models=None,
     deterministic=False,
     calibrated=True,
     subset="",
     **changes,
 ):
-    """A finished cell on N test queries and K models, named a, b, c ...
+    """A finished cell on N test queries and K models, named a, b, c ... or as `models`.
 
     labels [N, K], NaN = not observed; routes [N], or [S, N] for S seeds; costs [N, K] or, per model, [K], in US
     dollars; scores [S, N, K] are what probabilities and utilities are computed from, by default 0.9 for the chosen
@@ -45,7 +46,7 @@ def entry(
     prices = None if costs is None else np.broadcast_to(costs.mean(axis=0), learned.shape).copy()
     dataset = RoutingDataset(
         name=bench,
-        models=tuple("abcdefghijklmnopqrstuvwxyz"[:K]),
+        models=models or tuple("abcdefghijklmnopqrstuvwxyz"[:K]),
         train=_split("train", learned, prices),
         val=_split("val", Y, costs),
         test=_split("test", Y, costs, p_correct),

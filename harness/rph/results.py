@@ -9,11 +9,11 @@ routes at lambda = 0 are those of the raw scores.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from rph import metrics
 from rph.api import RouterCard, RoutingDataset, Split
@@ -165,6 +165,56 @@ class CellResult(Record):
     times_test_was_scored: int  # trials of this cell in the store, over all versions of the router
     device: str
     packages: dict[str, str]
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if problems := list(_misfits(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _misfits(result: CellResult) -> Iterator[str]:
+    """Lists that belong together and are not equally long, models out of the pool, curves over other lambdas."""
+    S, K = len(result.seeds), len(result.models)
+    if result.n_test < 1 or S < 1 or K < 1:
+        yield f"it has {result.n_test} test queries, {S} seeds and {K} models"
+    if len(set(result.models)) < K:
+        yield "a model stands twice in its pool"
+    if len(result.per_seed) != S:
+        yield f"per_seed has {len(result.per_seed)} entries for {S} seeds"
+    reference = result.reference
+    per_model: dict[str, Sequence[Any] | None] = {
+        "reference.model_accuracy": reference.model_accuracy,
+        "reference.model_cost": reference.model_cost,
+        "reference.correct_mass": reference.correct_mass,
+        "reference.hard_correct_mass": reference.hard_correct_mass,
+    }
+    for i, measured in enumerate(result.per_seed):
+        per_model[f"per_seed.{i}.selections"] = measured.selections
+        per_model[f"per_seed.{i}.hard_selections"] = measured.hard_selections
+    for name, values in per_model.items():
+        if values is not None and len(values) != K:
+            yield f"{name} has {len(values)} values for {K} models"
+    for name, shares in (("", result.selection_share), ("hard_", result.hard_selection_share)):
+        if shares is not None and set(shares) != set(result.models):
+            yield f"{name}selection_share is not of the models in the pool"
+    if reference.best_single_model not in result.models:
+        yield "reference.best_single_model is not in the pool"
+    if (result.score_scale == "native") != result.method.calibrated:
+        yield f"score_scale is {result.score_scale!r} where method.calibrated is {result.method.calibrated}"
+    lambdas = [f"{lam:g}" for lam in metrics.LAMBDAS]
+    measurements: dict[str, CellResult | Measured] = {
+        "": result,
+        **{f"per_seed.{i}.": m for i, m in enumerate(result.per_seed)},
+    }
+    for where, one in measurements.items():
+        if K != 2 and (one.apgr, one.cpt50, one.cpt80) != (None, None, None):
+            yield f"{where}apgr or a CPT is given, which are of two models; there are {K}"
+        for name, utility in (("utility", one.utility), ("utility_native", one.utility_native)):
+            if utility is not None and list(utility) != lambdas:
+                yield f"{where}{name} is not at lambda {', '.join(lambdas)}"
+        if one.curve is not None and tuple(point.lam for point in one.curve) != metrics.CURVE:
+            yield f"{where}curve is not over the harness's lambdas"
 
 
 def reference(dataset: RoutingDataset) -> Reference:

@@ -124,10 +124,6 @@ Found = Iterator[tuple[str, str]]  # rule, what is wrong
 
 
 def _problems(entry: Entry, trusted: _Trusted, dataset: RoutingDataset | None) -> Found:
-    malformed = list(_shape(entry))
-    yield from malformed
-    if malformed:
-        return  # the rest reads by these lengths
     yield from _protocol(entry)
     yield from _board(entry, trusted)
     yield from _labels(entry)
@@ -138,43 +134,6 @@ def _problems(entry: Entry, trusted: _Trusted, dataset: RoutingDataset | None) -
 
 
 # --- the result alone -------------------------------------------------------------------------------
-
-
-def _shape(entry: Entry) -> Found:
-    """Lists that belong together are equally long, and every curve is over the harness's lambdas."""
-    result = entry.result
-    S, K = len(result.seeds), len(result.models)
-    lambdas = [f"{lam:g}" for lam in metrics.LAMBDAS]
-    if result.n_test < 1 or S < 1 or K < 1:
-        yield "schema", f"it has {result.n_test} test queries, {S} seeds and {K} models"
-    if len(set(result.models)) < K:
-        yield "schema", "a model stands twice in its pool"
-    if len(result.per_seed) != S:
-        yield "schema", f"per_seed has {len(result.per_seed)} entries for {S} seeds"
-    per_model = {
-        "reference.model_accuracy": result.reference.model_accuracy,
-        "reference.model_cost": result.reference.model_cost,
-        "reference.correct_mass": result.reference.correct_mass,
-        "reference.hard_correct_mass": result.reference.hard_correct_mass,
-    }
-    for name, values in per_model.items():
-        if values is not None and len(values) != K:
-            yield "schema", f"{name} has {len(values)} values for {K} models"
-    if result.reference.best_single_model not in result.models:
-        yield "schema", "reference.best_single_model is not in the pool"
-    if (result.score_scale == "native") != result.method.calibrated:
-        yield (
-            "schema",
-            f"score_scale is {result.score_scale!r} where method.calibrated is {result.method.calibrated}",
-        )
-    for i, measured in enumerate(result.per_seed):
-        if K != 2 and (measured.apgr, measured.cpt50, measured.cpt80) != (None, None, None):
-            yield "schema", f"per_seed.{i} has an APGR or CPT, which are of two models; there are {K}"
-        for name, utility in (("utility", measured.utility), ("utility_native", measured.utility_native)):
-            if utility is not None and list(utility) != lambdas:
-                yield "schema", f"per_seed.{i}.{name} is not at lambda {', '.join(lambdas)}"
-        if measured.curve is not None and tuple(point.lam for point in measured.curve) != metrics.CURVE:
-            yield "schema", f"per_seed.{i}.curve is not over the harness's lambdas"
 
 
 def _protocol(entry: Entry) -> Found:

@@ -143,8 +143,6 @@ def test_hostile_names_are_text():
         entry(
             LABELS, [0, 0, 0, 1], router=HOSTILE, bench=HOSTILE, encoder=HOSTILE, costs=COSTS, subset=HOSTILE,
             variant_name=HOSTILE, device=HOSTILE, models=(HOSTILE, "b", "c"), packages={HOSTILE: HOSTILE},
-            selection_share={HOSTILE: 0.75, "b": 0.25, "c": 0.0},
-            hard_selection_share={HOSTILE: 0.75, "b": 0.25, "c": 0.0},
         )
     ]  # fmt: skip
     found = Page(report(*hostile))

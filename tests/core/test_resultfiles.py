@@ -66,7 +66,8 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
         ({"test_accuracy_mean": "high"}, "test_accuracy_mean"),
         ({"seeds": [1, 2]}, "seeds"),
         ({"n_test": 4}, "not int64|not uint16"),
-        ({"models": ["a", "b"]}, "no model"),
+        ({"models": ["a", "b"]}, "reference.model_accuracy has 3 values for 2 models"),
+        ({"models": ["a", "b", "d"]}, "selection_share is not of the models"),
     ],
 )
 def test_a_json_that_is_no_result_is_refused(written, change, why):
@@ -81,6 +82,7 @@ def test_missing_damaged_and_foreign_queries_are_refused(written):
     for bad, why in (
         (good | {"routes": good["routes"].astype(np.int16)}, "int16"),
         (good | {"labels": good["labels"].T.copy()}, "labels"),
+        (good | {"routes": good["routes"] + np.uint16(2)}, "a route leads to no model: there are 3"),
         (good | {"more": np.zeros(1)}, "more"),
         ({name: good[name] for name in list(good)[1:]}, "seeds"),
         (good | {"best": np.array([{}] * 5)}, "pickle"),

@@ -151,12 +151,11 @@ def test_what_a_stranger_writes_is_text(tmp_path):
     named = method(title=HOSTILE, family=f"{HOSTILE} & 'more'", paper="javascript:alert(1)", licence=HOSTILE,
                    fidelity=(f"<img src=x onerror=alert(1)> {HOSTILE}",))  # fmt: skip
     models = (f"</script>{HOSTILE}", '"><b onclick=alert(1)>')
-    shares = dict.fromkeys(models, 0.5)
     one = entries.entry(LABELS, BEST, bench="../../up", router=HOSTILE, encoder='"><i>', costs=[0.002, 0.001],
-                        method=named, models=models, selection_share=shares, hard_selection_share=None,
+                        method=named, models=models,
                         variant_name="<u>k=1</u>", device="<s>")  # fmt: skip
     other = entries.entry(LABELS, A, bench="../../up", router="..", encoder='"><i>', costs=[0.002, 0.001],
-                          models=models, selection_share=shares, hard_selection_share=None)  # fmt: skip
+                          models=models)  # fmt: skip
     folder = tmp_path / "inner" / "site"
     site.build([one, other], folder)
     assert [path.name for path in tmp_path.iterdir()] == ["inner"]  # "../../up" leads nowhere

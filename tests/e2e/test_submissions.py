@@ -234,6 +234,11 @@ def instead(old, new):
     return change
 
 
+def renamed(old, new):
+    """Another name of a model, wherever it stands."""
+    return lambda path: path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
+
+
 def a_number(text):
     """Write `text` where a number stands."""
     return lambda path: path.write_text(
@@ -380,7 +385,7 @@ HOSTILE = {
     "a page of text": (with_fields(method__title="a" * 3000), "schema", "3,000 characters"),
     "a large JSON": (lambda path: path.write_text(path.read_text() + " " * (2 << 20)), "size", "bytes"),
     "HTML as a name": (with_fields(router="<img src=x onerror=alert(1)>"), "name", "router is '<img"),
-    "HTML as a model": (with_fields(models__0="<script>"), "name", "a model is named '<script>'"),
+    "HTML as a model": (renamed("large", "<script>"), "name", "a model is named '<script>'"),
     "a path as a name": (with_fields(bench="../../../etc"), "name", "bench is '../../../etc'"),
     "dots as a name": (with_fields(encoder=".."), "name", "encoder is '..'"),
     "a long name": (with_fields(router="r" * 101), "name", "router is"),
@@ -411,7 +416,7 @@ HOSTILE = {
         lambda path: pack(path, routes=arrays(path)["routes"] + np.uint16(3)), "arrays", "a route leads to no model",
     ),
     "too many cells": (with_fields(n_test=20_000_000), "size", "20,000,000 queries x 3 models"),
-    "no queries at all": (with_fields(n_test=-1), "arrays", "(-1,)"),
+    "no queries at all": (with_fields(n_test=-1), "schema", "it has -1 test queries"),
     "a quick protocol": (with_fields(protocol="quick"), "protocol", "only paper is ranked"),
     "an old protocol": (with_fields(protocol_version=0), "protocol", "version 0"),
     "an oracle's leak": (with_fields(selector_cost="realised (oracle leak)"), "protocol", "must not know"),
@@ -430,7 +435,7 @@ HOSTILE = {
     "a forged curve": (with_fields(per_seed__0__curve__0__accuracy=0.99), "metrics", "curve begins at 0.99"),
     "a curve of its own": (with_fields(per_seed__0__curve=[]), "schema", "per_seed.0.curve"),
     "forged selections": (with_fields(per_seed__0__selections=[10, 10, 10]), "metrics", "per_seed.0.selections"),
-    "selections too few": (with_fields(per_seed__0__selections=[30]), "metrics", "per_seed.0.selections"),
+    "selections too few": (with_fields(per_seed__0__selections=[30]), "schema", "1 values for 3 models"),
     "no best single model": (with_fields(reference__best_single_model="gpt-9"), "schema", "not in the pool"),
     "a model twice": (with_fields(models__0="large"), "schema", "twice"),
     "labels of its own": (flipped, "labels", "labels are not those of the board's other results on 1 query"),
