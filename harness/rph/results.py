@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from rph import metrics
 from rph.api import RouterCard, RoutingDataset, Split
@@ -169,7 +170,7 @@ class CellResult(Record):
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if problems := list(_misfits(self)):
-            raise ValueError("; ".join(problems))
+            raise PydanticCustomError("misfit", "{problems}", {"problems": "; ".join(problems)})
         return self
 
 
