@@ -20,7 +20,7 @@ import numpy as np
 from rph import metrics
 from rph.errors import UsageError
 from rph.resultfiles import Entry
-from rph.results import CellResult, Reference
+from rph.results import DIGITS, CellResult, Reference
 
 if TYPE_CHECKING:
     from rph.arrays import Float64
@@ -138,7 +138,18 @@ def accuracies(group: Group) -> dict[str, Average]:
 
 def descending(value: float | None) -> tuple[bool, float]:
     """A key to sort by: the highest first, the unknown last."""
-    return value is None, -(value or 0)
+    return value is None, -round(value or 0, DIGITS)
+
+
+def ranks(values: Sequence[float | None]) -> list[int | None]:
+    """The place of each, 1 for the highest; equals share one, and the unknown have none.
+
+    >>> ranks([0.5, None, 0.7, 0.5])
+    [2, None, 1, 2]
+    """
+    rounded = [None if value is None else round(value, DIGITS) for value in values]
+    known = [value for value in rounded if value is not None]
+    return [None if mine is None else 1 + sum(other > mine for other in known) for mine in rounded]
 
 
 def encoder_notes(group: Group) -> list[str]:

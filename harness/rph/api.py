@@ -161,8 +161,9 @@ class Labelled(Queries):
 class Router(Protocol):
     """Learns from labelled queries, then scores every model for new ones.
 
-    A router that looks its training queries up also has `left_out_scores() -> Float32 [N, K]`: what it gives each of
-    the N training queries that have a label (`Labelled.observed`) when that query is left out.
+    A router that looks its training queries up may also have `left_out_scores() -> Float32 [N, K] | None`: what it
+    gives each of the N training queries that have a label (`Labelled.observed`) when that query is left out; None of
+    a variant that looks nothing up.
     """
 
     def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None:

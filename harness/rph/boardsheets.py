@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rph.leaderboard import DIGITS, Board, Fixed, OverallRow, Row
+from rph.leaderboard import Board, Fixed, OverallRow, Row
 from rph.metrics import COLLAPSED
 from rph.resultfiles import Entry
+from rph.results import DIGITS, utility_unknown
 from rph.sheets import Column, Sheet, Value
 from rph.uncertainty import RESAMPLES
 
@@ -83,6 +84,8 @@ def _fixed(fixed: Fixed, width: int) -> list[Value]:
 def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
+    cells = [row.entry.result for row in board.rows]
+    notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
         f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",
         "gain: accuracy - best single. gap closed: gain / (oracle - best single).",

@@ -267,7 +267,7 @@ class Pair:
     b: str
     disagreement: float
     accuracy_gap: float | None
-    change: float | None  # None: on some encoder they never disagree
+    change: float | None  # over the encoders on which they disagree; None: on none
     signed_change: float | None
 
 
@@ -283,6 +283,11 @@ class Exchanges:
         """Over the pairs for which the number is known."""
         known = [value for pair in self.pairs if (value := read(pair)) is not None]
         return statistics.median(known) if known else None
+
+    @property
+    def known(self) -> int:
+        """Pairs that disagree on any query, so that there is a change."""
+        return sum(pair.change is not None for pair in self.pairs)
 
     @property
     def ratio(self) -> float | None:
@@ -323,9 +328,15 @@ def _pair(group: Group, a: str, b: str) -> Pair | None:
         b=b,
         disagreement=statistics.fmean(one.disagreement for one in found),
         accuracy_gap=average([one.accuracy_gap for one in found]).mean,
-        change=average([one.change for one in found]).mean,
-        signed_change=average([one.signed_change for one in found]).mean,
+        change=_mean_of_known(one.change for one in found),
+        signed_change=_mean_of_known(one.signed_change for one in found),
     )
+
+
+def _mean_of_known(values: Iterable[float | None]) -> float | None:
+    """Over the encoders on which a pair disagrees: on the others there is nothing to exchange."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def exchange_sheets(entries: Sequence[Entry]) -> list[Sheet]:
@@ -359,6 +370,11 @@ def exchange_sheets(entries: Sequence[Entry]) -> list[Sheet]:
         ),
         (
             "Gap and ΔY: medians over pairs; ΔY where the two disagree. The first seed of each router.",
+            *(
+                f"{one.name}: ΔY of {one.known} of the {len(one.pairs)} pairs; the others never disagree."
+                for one in found
+                if one.known < len(one.pairs)
+            ),
             *_notes(entries),
         ),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """K-means on embeddings, on the device the data is on: several routers share it.
 
 Lloyd's algorithm from one greedy k-means++ start, with scikit-learn's rules for starting, stopping and empty
-clusters, so that its results compare (a test holds the inertia to scikit-learn's). What differs: there are never
-more centres than distinct rows. The best of ten starts has .2 % less inertia and routes no better: on 14k MiniLM
+clusters, so that its results compare (a test holds the inertia to scikit-learn's). What differs: rows closer than
+1e-3 of the longest count as one, and there are never more centres than distinct rows. The best of ten starts has .2 % less inertia and routes no better: on 14k MiniLM
 embeddings, 8 seeds, test accuracy .6171 and .6171 (20 clusters), .6083 and .6087 (100), .6016 and .6033 (300, s.e.
 .0013), at nine times the work.
 """
@@ -38,7 +38,7 @@ class Clustering:
 
 
 def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator) -> Clustering:
-    """X [N, d] -> `clusters` centres, or fewer where X has fewer distinct rows.
+    """X [N, d] -> `clusters` centres, or fewer where X has fewer rows that are further apart than rounding.
 
     `generator` is on the CPU whatever the device of X, so that a seed means the same start everywhere.
     """
@@ -154,4 +154,4 @@ def _squared_distances(X: torch.Tensor, centres: torch.Tensor, assignment: torch
 
 def _blocks(X: torch.Tensor, centres: torch.Tensor) -> Iterator[slice]:
     rows = max(1, BLOCK // max(centres.shape))
-    return (slice(i, i + rows) for i in range(0, len(X), rows))
+    return (slice(i, i + rows) for i in range(0, max(1, len(X)), rows))  # of no rows one empty block

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rph.api import Labelled, Queries, Trial
-from rph.arrays import model_means, to_device
+from rph.arrays import ROWS, model_means, to_device
 from rph.heads import Head, Validation, fit_heads, observed, outputs_of
 from rph.lazy import np, torch
 
@@ -64,8 +64,11 @@ class Data:
     @cached_property
     def scaling(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation [d] of the raw train embeddings; a constant input has deviation 1."""
-        mean = self.train.X.mean(axis=0, dtype=np.float64)
-        deviation = self.train.X.std(axis=0, dtype=np.float64)
+        X = self.train.X
+        mean = X.mean(axis=0, dtype=np.float64)
+        blocks = (X[i : i + ROWS] for i in range(0, len(X), ROWS))  # X in float64 would be twice X
+        squares = sum((np.square(block - mean).sum(axis=0) for block in blocks), np.zeros(X.shape[1]))
+        deviation = np.sqrt(squares / max(1, len(X)))
         deviation[deviation == 0] = 1  # a constant input says nothing
         pair = torch.tensor(np.stack([mean, deviation]), dtype=torch.float32, device=self.device)
         return pair[0], pair[1]

@@ -27,12 +27,14 @@ class TrainBce:
     train: float | None
     test: float | None  # of the same seed
     left_out: bool  # each train query was scored without itself
+    looks_up: bool  # the router searches its training queries, by its card
 
 
 def train_bce(cells: Sequence[Finished]) -> list[TrainBce]:
     """One per cell. Scores that are no probabilities go through the map that was fitted on val, as on test.
 
-    A router that looks its training queries up would find each one itself: it scores them left out.
+    A router that looks its training queries up would find each one itself: it scores them left out, if it can
+    (`left_out_scores`); else a note says so.
     """
     return [_of(cell) for cell in cells]
 
@@ -44,8 +46,8 @@ def _of(cell: Finished) -> TrainBce:
     router = spec.router()
     variant = variant_with(spec.grid, result.variant)
     router.fit(inputs.train, inputs.val, variant=variant, seed=result.seeds[0], device=inputs.device)
-    left_out = getattr(router, "left_out_scores", None)
-    scores = left_out() if left_out else router.scores(Queries(X=train.X, texts=train.texts))
+    left_out = router.left_out_scores() if hasattr(router, "left_out_scores") else None
+    scores = router.scores(Queries(X=train.X, texts=train.texts)) if left_out is None else left_out
     val = router.scores(inputs.val_queries)
     P = results.probabilities(spec.card, scores, val=val, labels=inputs.val.Y)
     return TrainBce(
@@ -55,6 +57,7 @@ def _of(cell: Finished) -> TrainBce:
         train=metrics.bce(P, train.Y),
         test=result.per_seed[0].bce,
         left_out=left_out is not None,
+        looks_up="train-neighbours" in spec.card.needs,
     )
 
 
@@ -74,6 +77,10 @@ def sheet(found: Sequence[TrainBce]) -> Sheet:
         tuple((one.bench, one.encoder, one.router, one.train, one.test) for one in ranked),
         tuple(
             f"{router} scored each training query without itself."
-            for router in dict.fromkeys(one.router for one in ranked if one.left_out)
+            if left_out
+            else f"{router}: variants that search the training queries find each one itself."
+            for router, left_out in dict.fromkeys(
+                (one.router, one.left_out) for one in ranked if one.left_out or one.looks_up
+            )
         ),
     )

@@ -17,10 +17,9 @@ import numpy as np
 from rph import metrics, protocol, uncertainty
 from rph.errors import UsageError
 from rph.resultfiles import Entry
-from rph.results import Method, Reference
+from rph.results import DIGITS, Method, Reference
 
 RANKED = "paper"  # the one protocol that is ranked
-DIGITS = 9  # of an accuracy that ranks: the rounding of a mean over seeds must not part equals
 FLOOR, ORACLE = "\0best single", "\0oracle"  # beside the routers in a resample; no router can be named so
 
 Interval = tuple[float, float]  # at uncertainty.LEVEL, 95 %
@@ -58,9 +57,12 @@ class Row:
 
     @property
     def aiq(self) -> float | None:
-        """Mean accuracy over the pool's range of costs (metrics.aiq) of the accuracy-cost curve; None without prices."""
+        """Mean accuracy over the pool's range of costs (metrics.aiq) of the accuracy-cost curve.
+
+        None without prices, and where the curve is not known at every lambda.
+        """
         points = self.entry.result.curve
-        if points is None:
+        if points is None or any(point.cost is None or point.accuracy is None for point in points):
             return None
         return _aiq(self.entry.result.reference, [(point.cost, point.accuracy) for point in points])
 

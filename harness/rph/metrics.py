@@ -419,15 +419,20 @@ def ece(P: Floats, Y: Floats, bins: int = 15) -> float | None:
 def hard_easy(Y: Floats, top_model: int) -> tuple[Bool, Bool]:
     """Which queries are hard, which are easy: Y [N, K] -> two masks [N]. Paper, Sec. 5.1.
 
-    n = observed labels of at least 0.5, so that a query with n = 0 is unsolvable and in neither. Hard: n = 1, or
+    n = labels of at least 0.5, so that a query with n = 0 is unsolvable and in neither. Hard: n = 1, or
     1 < n <= max(8, ceil(K/2)) and `top_model`, the best model over all queries, is wrong. Easy: the other solvable
-    ones. Where the top model's label decides and is missing, the query is in neither: we do not know.
+    ones. Where missing labels could make a query one or the other, it is in neither: we do not know.
+
+    >>> nan = np.nan  # the last two: n is 1 or 2, the top model is right or wrong
+    >>> hard_easy(np.array([[0, 1, 0], [1, 1, nan], [1, 0, nan], [nan, 1, 1]]), top_model=0)
+    (array([ True, False, False, False]), array([False,  True, False, False]))
     """
-    n = (Y >= 0.5).sum(axis=1)  # NaN >= 0.5 is false
+    least = (Y >= 0.5).sum(axis=1)  # NaN >= 0.5 is false
+    most = least + np.isnan(Y).sum(axis=1)
+    few = max(8, -(-Y.shape[1] // 2))
     top = Y[:, top_model]
-    few = (n > 1) & (n <= max(8, -(-Y.shape[1] // 2)))
-    hard: Bool = (n == 1) | (few & (top < 0.5))
-    easy: Bool = (n > 1) & ~hard & ~(few & np.isnan(top))
+    hard: Bool = (least > 0) & ((most == 1) | ((most <= few) & (top < 0.5)))
+    easy: Bool = (least > few) | ((least > 1) & (top >= 0.5))
     return hard, easy
 
 
@@ -553,7 +558,7 @@ def fit_sigmoid(scores: Floats, Y: Floats) -> tuple[float, float]:
 
     Platt scaling with two parameters for all models together, so that no model gains on another: scores, Y [N, K].
     Maximum likelihood on standardised scores, with a ridge of 1e-9 on the mean loss. Labels that contradict the order
-    of the scores, or scores all equal, give a = 0 and the mean label. Fit it on scores of queries that the
+    of the scores, or scores all equal, give a = 0 and the mean label: no P(correct) to choose by. Fit it on scores of queries that the
     router did not learn from. Raises ValueError where nothing was observed.
     """
     seen = ~np.isnan(Y)

@@ -64,6 +64,16 @@ def nearest(queries: Float32, train: Float32, k: int, device: str) -> Iterator[t
         yield slice(start, start + len(part)), *_top(cosines[: len(part)], k)
 
 
+def nearest_others(X: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """As `nearest` of the rows of X [N, d] among X, each without itself: k is clipped to N - 1."""
+    for block, rows, cosines in nearest(X, X, k + 1, device):
+        own = torch.arange(block.start, block.stop, device=rows.device)[:, None]
+        drop = rows == own
+        drop[:, -1] |= ~drop.any(dim=1)  # equal rows kept it from the list: the last one goes
+        kept = (len(rows), rows.shape[1] - 1)
+        yield block, rows[~drop].view(kept), cosines[~drop].view(kept)
+
+
 def _top(cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Places [b, k] and values [b, k] of the k largest in each row of cosines [b, N], ties by lower place."""
     values, rows = torch.topk(cosines, min(k + 1, cosines.shape[1]))  # one more shows a tie at the edge

@@ -7,17 +7,29 @@ Each comes as typed numbers and as sheets to print. Means over encoders and grou
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from rph import metrics
-from rph.analysis import KNN, Average, Group, accuracies, average, averages, descending, encoder_notes, groups
+from rph.analysis import (
+    KNN,
+    Average,
+    Group,
+    accuracies,
+    average,
+    averages,
+    descending,
+    encoder_notes,
+    groups,
+    ranks,
+)
 from rph.errors import UsageError
+from rph.leaderboard import in_average
 from rph.resultfiles import Entry
-from rph.results import CellResult
+from rph.results import CellResult, utility_unknown
 from rph.sheets import Column, Sheet, Value
 
 TIER = 5  # routers of the top tier, whose spread the paper gives (Tab. 1 and 2)
@@ -78,7 +90,7 @@ def _plateau(group: Group) -> Plateau:
     found = accuracies(group)
     best, (accuracy, _, _) = next(iter(found.items()))
     knn = found[KNN].mean if KNN in found else None
-    known = [one.mean for one in found.values() if one.mean is not None]
+    places = dict(zip(found, ranks([one.mean for one in found.values()]), strict=True))
     reference = group.reference
     return Plateau(
         name=group.name,
@@ -87,7 +99,7 @@ def _plateau(group: Group) -> Plateau:
         best=best,
         accuracy=accuracy,
         top_spread=spread(one.mean for one in found.values()),
-        knn_rank=None if knn is None else 1 + sum(value > knn for value in known),
+        knn_rank=places.get(KNN),
         knn_behind=None if knn is None or accuracy is None else accuracy - knn,
         best_single=reference.best_single,
         random=reference.random,
@@ -98,11 +110,14 @@ def _plateau(group: Group) -> Plateau:
 def accuracy_sheets(entries: Sequence[Entry]) -> list[Sheet]:
     """The paper's Tab. 1, and beside it what its text says of it.
 
-    Its last column is the mean over the benchmarks that are not subsets, of routers that have a result on each.
+    Its last column is the mean over the benchmarks that are neither subsets nor control worlds, of routers that have a
+    result on each.
     """
     found = groups(entries)
     by_group = [accuracies(group) for group in found]
-    full = [means for group, means in zip(found, by_group, strict=True) if not group.subset]
+    counts = [in_average(group.subset, group.reference) for group in found]
+    full = [means for means, counted in zip(by_group, counts, strict=True) if counted]
+    worlds = [group.name for group in found if group.reference.bayes is not None]
     routers = dict.fromkeys(router for means in by_group for router in means)
     overall = {
         router: average([means[router].mean if router in means else None for means in full]).mean
@@ -126,7 +141,10 @@ def accuracy_sheets(entries: Sequence[Entry]) -> list[Sheet]:
         "Test accuracy, mean over encoders ± standard deviation over encoders (paper, Tab. 1)",
         tuple(columns),
         tuple(rows),
-        tuple(note for group in found for note in encoder_notes(group)),
+        (
+            *(note for group in found for note in encoder_notes(group)),
+            *([f"Control worlds, in no average: {', '.join(worlds)}."] if worlds else []),
+        ),
     )
     return [table, _plateau_sheet(plateaus(entries))]
 
@@ -216,8 +234,14 @@ def utility_sheets(entries: Sequence[Entry]) -> list[Sheet]:
             why=f"{', '.join(group.name for group in groups(entries))}: no costs",
             fix="give --bench a benchmark with costs, or run `rph eval` with a --price for each model",
         )
-    notes = {group.name: encoder_notes(group) for group in groups(entries)}
+    notes = {group.name: [*encoder_notes(group), *_unknown(group)] for group in groups(entries)}
     return [_utility_sheet(one, notes[one.name]) for one in found]
+
+
+def _unknown(group: Group) -> Iterator[str]:
+    for entry in group.entries:
+        if why := utility_unknown(entry.result):
+            yield f"{entry.result.router} x {entry.result.encoder}: {why}."
 
 
 def _utility_sheet(found: Utilities, notes: Sequence[str]) -> Sheet:

@@ -88,8 +88,16 @@ def _measured(entry: Entry, seed: int) -> results.Measured:
     route, labels = q.routes[seed].astype(np.int64), q.labels[seed]
     hard, easy = (q.difficulty == kind for kind in (resultfiles.HARD, resultfiles.EASY))
     accuracy, counts = _mean(labels), metrics.selection_counts(route, K)
-    return entry.result.per_seed[seed].model_copy(
+    claimed = entry.result.per_seed[seed]
+    at_zero = {"0": accuracy.value}
+    curve = claimed.curve
+    if curve is not None:
+        curve = (curve[0].model_copy(update={"accuracy": accuracy.value}), *curve[1:])
+    return claimed.model_copy(
         update={
+            "utility": claimed.utility and claimed.utility | at_zero,
+            "utility_native": claimed.utility_native and claimed.utility_native | at_zero,
+            "curve": curve,
             "test_accuracy": accuracy.value,
             "coverage": accuracy.coverage,
             "hard_accuracy": _mean(labels[hard]).value,

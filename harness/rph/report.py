@@ -9,9 +9,9 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
-from rph.analysis import Identities
+from rph.analysis import Identities, descending, ranks
 from rph.metrics import gap_closed
-from rph.results import CellResult
+from rph.results import CellResult, utility_unknown
 
 BASELINE = "dim"
 
@@ -19,7 +19,9 @@ BASELINE = "dim"
 def leaderboards(results: Sequence[CellResult]) -> Iterator[tuple[Table, list[str]]]:
     """A table and the lines below it per (benchmark, encoder), in the order in which the results came."""
     order = list(dict.fromkeys((r.bench, r.encoder) for r in results))
-    ranked = sorted(results, key=lambda r: (order.index((r.bench, r.encoder)), -(r.test_accuracy_mean or 0)))
+    ranked = sorted(
+        results, key=lambda r: (order.index((r.bench, r.encoder)), descending(r.test_accuracy_mean))
+    )
     for _, cells in groupby(ranked, key=lambda r: (r.bench, r.encoder)):
         board = list(cells)
         yield _leaderboard(board), _notes(board)
@@ -49,13 +51,16 @@ def _leaderboard(cells: list[CellResult]) -> Table:
         values = list(cells)
         table.add_row(*values, *[""] * (width - len(values)), style=style)
 
-    row(["", "oracle", percent(reference.oracle), percent(1.0)], BASELINE)
+    def baseline(name: str, accuracy: float | None) -> None:
+        share = gap_closed(accuracy, reference.best_single, reference.oracle)
+        row(["", name, percent(accuracy), percent(share)], BASELINE)
+
+    baseline("oracle", reference.oracle)
     if reference.bayes is not None:
-        share = gap_closed(reference.bayes, reference.best_single, reference.oracle)
-        row(["", "Bayes (knows P(correct))", percent(reference.bayes), percent(share)], BASELINE)
-    for rank, cell in enumerate(cells, start=1):
+        baseline("Bayes (knows P(correct))", reference.bayes)
+    for rank, cell in zip(ranks([cell.test_accuracy_mean for cell in cells]), cells, strict=True):
         values = [
-            str(rank),
+            "" if rank is None else str(rank),
             escape(cell.router),
             percent(cell.test_accuracy_mean) + _plus_minus(cell.test_accuracy_std),
             percent(cell.gap_closed),
@@ -68,7 +73,7 @@ def _leaderboard(cells: list[CellResult]) -> Table:
             values.append("n/a" if cell.cost is None else f"{1000 * cell.cost:.3g}")
         values += [number(cell.bce, 3), f"{cell.seconds:.1f}"]
         row(values)
-    row(["", "best single", percent(reference.best_single), percent(0.0)], BASELINE)
+    baseline("best single", reference.best_single)
     row(["", "random", percent(reference.random)], BASELINE)
     return table
 
@@ -82,6 +87,7 @@ def _notes(cells: list[CellResult]) -> list[str]:
     lines.append(f"BCE of predicting each model's train mean: {number(reference.base_rate_bce, 3)}.")
     if all(cell.utility is None for cell in cells):
         lines.append("Cost and utility: n/a (the benchmark has no costs).")
+    lines += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     if any(cell.reference.bayes is not None for cell in cells):
         shares = ", ".join(f"{cell.router} {percent(cell.learnable_gap_closed)}" for cell in cells)
         lines.append(f"Learnable gap (Bayes - best single) closed %: {shares}.")
@@ -131,12 +137,12 @@ def _shaded(text: str, likeness: float) -> str:
 
 def percent(value: float | None) -> str:
     """A share as a percentage, or n/a."""
-    return "n/a" if value is None else f"{100 * value:.2f}"
+    return "n/a" if value is None else f"{100 * value:z.2f}"  # z: never -0.00
 
 
 def number(value: float | None, digits: int) -> str:
     """A number with so many decimals, or n/a."""
-    return "n/a" if value is None else f"{value:.{digits}f}"
+    return "n/a" if value is None else f"{value:z.{digits}f}"
 
 
 def _plus_minus(std: float | None) -> str:

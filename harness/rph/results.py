@@ -2,8 +2,9 @@
 
 Every number is a function of (dataset, router card, val and test scores of the chosen variant's seeds): no
 training, so that `rph score` can compute all of it again. Metrics that read scores as probabilities use, for a
-router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (metrics.fit_sigmoid); its
-routes at lambda = 0 are those of the raw scores.
+router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (metrics.fit_sigmoid). At
+lambda = 0 routes are those of the raw scores; where the map is flat (a = 0), what weighs P(correct) against a price
+is unknown.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating[Any]]
 
+DIGITS = 9  # of an accuracy that ranks: rounding must not part equals
 Utilities = dict[str, float | None]  # lambda, as "0.2" -> mean realised utility
 
 
@@ -218,6 +220,21 @@ def _misfits(result: CellResult) -> Iterator[str]:
             yield f"{where}curve is not over the harness's lambdas"
 
 
+def utility_unknown(result: CellResult) -> str | None:
+    """Why there is no utility above lambda = 0 although there are prices; None where there is, or are none."""
+    flat = [
+        str(seed)
+        for seed, one in zip(result.seeds, result.per_seed, strict=True)
+        if one.utility is not None and all(one.utility[f"{lam:g}"] is None for lam in metrics.LAMBDAS if lam)
+    ]
+    if result.method.calibrated or not flat:
+        return None
+    return (
+        "no utility above lambda = 0: on val, no rising map of its scores to P(correct) is better than a constant"
+        f" (seed {', '.join(flat)})"
+    )
+
+
 def reference(dataset: RoutingDataset) -> Reference:
     """The rows of a table that no router decides. Metrics alone compute them; no router can select by them."""
     test = dataset.test
@@ -272,10 +289,12 @@ def measure(
     accuracy = metrics.accuracy(route, test.labels)
     hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
     counts = metrics.selection_counts(route, K)
-    P, native = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels), None
-    recovered = metrics.gap_recovered(P, test.labels, prior)
+    P = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels)
+    weighed = None if not card.calibrated and np.ptp(P) == 0 else P  # a flat map says nothing of any model
+    recovered = None if weighed is None else metrics.gap_recovered(weighed, test.labels, prior)
+    native = None
     if not card.calibrated:
-        native = _utilities(dataset, metrics.row_minmax(scored.test), prior, realised_selector)
+        native = _utilities(dataset, scored.test, metrics.row_minmax(scored.test), realised_selector)
     return Measured(
         test_accuracy=accuracy.value,
         coverage=accuracy.coverage,
@@ -284,9 +303,9 @@ def measure(
         hard_accuracy=metrics.accuracy(route[hard], test.labels[hard]).value,
         easy_accuracy=metrics.accuracy(route[easy], test.labels[easy]).value,
         cost=None if test.costs is None else metrics.cost(route, test.costs).value,
-        utility=_utilities(dataset, P, prior, realised_selector),
+        utility=_utilities(dataset, scored.test, weighed, realised_selector),
         utility_native=native,
-        curve=_curve(dataset, P, prior, realised_selector),
+        curve=_curve(dataset, scored.test, weighed, realised_selector),
         apgr=None if recovered is None else recovered.apgr,
         cpt50=None if recovered is None else recovered.cpt50,
         cpt80=None if recovered is None else recovered.cpt80,
@@ -305,18 +324,24 @@ def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array)
 
 
 def _utilities(
-    dataset: RoutingDataset, scores: Array, prior: Any, realised_selector: bool
+    dataset: RoutingDataset, raw: Array, weighed: Array | None, realised_selector: bool
 ) -> Utilities | None:
+    """Utility at each lambda: at 0 by the raw scores, above by the weighed ones; None where these are unknown."""
     test, scale = dataset.test, _scale(dataset)
     if scale is None:
         return None
     selector = test.costs if realised_selector else None
-    return {
-        f"{lam:g}": metrics.utility(
-            scores, test.labels, test.costs, scale, lam, prior, selector_costs=selector
-        ).value
-        for lam in metrics.LAMBDAS
-    }
+    found: Utilities = {}
+    for lam in metrics.LAMBDAS:
+        scores = raw if lam == 0 else weighed
+        found[f"{lam:g}"] = (
+            None
+            if scores is None
+            else metrics.utility(
+                scores, test.labels, test.costs, scale, lam, dataset.prior, selector_costs=selector
+            ).value
+        )
+    return found
 
 
 def _scale(dataset: RoutingDataset) -> metrics.CostScale | None:
@@ -327,15 +352,20 @@ def _scale(dataset: RoutingDataset) -> metrics.CostScale | None:
 
 
 def _curve(
-    dataset: RoutingDataset, scores: Array, prior: Any, realised_selector: bool
+    dataset: RoutingDataset, raw: Array, weighed: Array | None, realised_selector: bool
 ) -> tuple[Point, ...] | None:
+    """Accuracy and cost at each lambda of the curve, by the same scores as `_utilities`."""
     test, scale = dataset.test, _scale(dataset)
     if scale is None or test.costs is None:
         return None
     selector = test.costs if realised_selector else None
     points = []
     for lam in metrics.CURVE:
-        route = metrics.utility_route(scores, scale, lam, prior, selector_costs=selector)
+        scores = raw if lam == 0 else weighed
+        if scores is None:
+            points.append(Point(lam=lam, accuracy=None, cost=None))
+            continue
+        route = metrics.utility_route(scores, scale, lam, dataset.prior, selector_costs=selector)
         points.append(
             Point(
                 lam=lam,
@@ -378,8 +408,10 @@ def summary(measured: Sequence[Measured], reference: Reference, models: Sequence
 
 
 def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float | None:
-    """Sample standard deviation of test accuracy over seeds; 0 where seeds change nothing, None for one seed."""
+    """Sample standard deviation of test accuracy over seeds; 0 where seeds change nothing. None for one seed, and where the mean is unknown."""
     values = [m.test_accuracy for m in measured if m.test_accuracy is not None]
+    if len(values) < len(measured):
+        return None
     if deterministic:
         return 0.0
     return statistics.stdev(values) if len(values) > 1 else None
@@ -388,7 +420,8 @@ def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float 
 def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, or None where any value is unknown: a mean over other seeds than the rest would mislead."""
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
+    # fmean of five equal values is not always that value; this is.
+    return statistics.mean(known) if known and len(known) == len(values) else None
 
 
 def _mean_utilities(utilities: Sequence[Utilities | None]) -> Utilities | None:

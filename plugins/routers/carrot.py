@@ -221,7 +221,15 @@ class Memory:
 
     def scores(self, queries: Queries, rules: Sequence[Rule]) -> Float32:
         """[V, B, K] mean labels; a model never observed gets the pool's mean."""
-        found = local_means(queries.unit, self.X, self.Y, rules, self.device)
+        return self._filled(local_means(queries.unit, self.X, self.Y, rules, self.device))
+
+    def left_out_scores(self, rule: Rule) -> Float32:
+        """[N, K], as `scores` of the training queries, each without itself."""
+        own = np.arange(len(self.X))
+        result: Float32 = self._filled(local_means(self.X, self.X, self.Y, [rule], self.device, own=own))[0]
+        return result
+
+    def _filled(self, found: Float32) -> Float32:
         np.copyto(found, model_means(self.Y), where=np.isnan(found))
         return found
 
@@ -388,6 +396,10 @@ class CarrotRouter:
 
     def scores(self, queries: Queries) -> Float32:
         return CarrotGroup([self]).scores(queries)[0]
+
+    def left_out_scores(self) -> Float32 | None:
+        """Of the memory; None of a head, which looks nothing up."""
+        return None if self.memory is None else self.memory.left_out_scores(self.rule)
 
     def costs(self, queries: Queries) -> Float32 | None:
         """Estimated cost of each model on each query [N, K], US dollars per call; NaN for a model without any cost.

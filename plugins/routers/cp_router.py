@@ -238,6 +238,7 @@ CARD = RouterCard(
         "The head does not learn from a fifth of the train split, drawn by the seed: it calibrates q.",
         "FBE is evaluated on that fifth, never on the queries to be routed as in the paper.",
         "The grid of alpha for FBE is 0.01 to 0.99: the paper's is not known.",
+        "A model never observed keeps the logit of the pool's mean, so it can be in a set.",
         "A query without an observed correct model is left out of calibration in set form.",
         "In binary form one q serves all models, so its coverage holds on average over models only.",
         "Scores of set form sum to 1 and are no probabilities of being correct; those of binary form are.",

@@ -10,14 +10,14 @@ would remember the last neighbour or two only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, RphError, Trial, hookimpl
 from rph.arrays import to_device
 from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.neighbours import nearest, nearest_others
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -186,13 +186,28 @@ class EloGroup:
 
     def scores(self, queries: Queries) -> list[Float32]:
         """One array [B, K] of Elo points per variant: P * global + (1 - P) * local."""
+        return self._scored(nearest(queries.unit, self.X, self._depth, self.device), len(queries))
+
+    def left_out_scores(self) -> list[Float32]:
+        """As `scores` of the training queries [N, K], each without itself among its neighbours.
+
+        It stays in the global ratings, where it is one of N.
+        """
+        return self._scored(nearest_others(self.X, self._depth, self.device), len(self.X))
+
+    @property
+    def _depth(self) -> int:
+        return max(variant.neighbours for variant in self.variants)
+
+    def _scored(self, found: Iterable[tuple[slice, Tensor, Tensor]], count: int) -> list[Float32]:
+        """Scores of `count` queries from each block's neighbours [b, k]."""
         replays = sorted({_replay(v) for v in self.variants}, key=lambda r: -r.neighbours)
-        scores = np.empty((len(self.variants), len(queries), len(self.ratings)), np.float32)
+        scores = np.empty((len(self.variants), count, len(self.ratings)), np.float32)
         labels = to_device(self.Y, self.device)
         centred = to_device(self.ratings - np.float32(MEAN), self.device)  # float32 is finest around 0
         which = torch.tensor([replays.index(_replay(v)) for v in self.variants], device=self.device)
         local_weight = torch.tensor([1 - v.global_weight for v in self.variants], device=self.device)
-        for block, neighbours, _ in nearest(queries.unit, self.X, replays[0].neighbours, self.device):
+        for block, neighbours, _ in found:
             done = block.start
             for near in torch.split(neighbours, self._rows(len(replays), neighbours.shape[1])):
                 local = local_ratings(centred, labels[near.T], replays)[which]  # [variants, b, K]
@@ -223,6 +238,9 @@ class EloRouter:
 
     def scores(self, queries: Queries) -> Float32:
         return self.group.scores(queries)[0]
+
+    def left_out_scores(self) -> Float32:
+        return self.group.left_out_scores()[0]
 
     def state(self) -> dict[str, NDArray[Any]]:
         return {"X": self.group.X, "Y": self.group.Y, "ratings": self.group.ratings}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.neighbours import nearest, nearest_others
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +63,7 @@ class KnnGroup:
     def left_out_scores(self) -> list[Float32]:
         """As `scores` of the training queries [N, K], each without itself among its neighbours."""
         largest = max(variant.k for variant in self.variants)
-        one_more = nearest(self.X, self.X, largest + 1, self.device)
-        return self._scored((_without_itself(*found) for found in one_more), len(self.X))
+        return self._scored(nearest_others(self.X, largest, self.device), len(self.X))
 
     @cached_property
     def _labels(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,15 +87,6 @@ class KnnGroup:
                 scores[:, done : done + len(near)] = mean.transpose(0, 1).cpu().numpy()
                 done += len(near)
         return list(scores)
-
-
-def _without_itself(block: slice, neighbours: Tensor, cosines: Tensor) -> tuple[slice, Tensor, Tensor]:
-    """Drops each training query from its own neighbours; the last one, where equal queries kept it from the list."""
-    own = torch.arange(block.start, block.stop, device=neighbours.device)[:, None]
-    drop = neighbours == own
-    drop[:, -1] |= ~drop.any(dim=1)
-    kept = (len(neighbours), neighbours.shape[1] - 1)
-    return block, neighbours[~drop].view(kept), cosines[~drop].view(kept)
 
 
 def _label_table(Y: Float32, device: str) -> tuple[Tensor, Tensor]:

@@ -246,7 +246,8 @@ CARD = RouterCard(
     calibrated=True,
     aliases=("mess_plus",),
     fidelity=(
-        "It differs from mlp in the layer norm, the width, momentum SGD with weight decay and clipping, no more.",
+        "It differs from mlp in the layer norm, the width, dropout on the embedding too, and standardised inputs.",
+        "And in training: momentum SGD with weight decay and clipping, a constant rate, batches of 64 or 128, 30 epochs.",
         "Trained offline on all training queries; learning online from explored queries only is one variant.",
         "That variant passes once over the training queries in random order; it takes no checkpoint from val.",
         "Its inputs are scaled by all training queries, but it sees no label before it explores the query.",

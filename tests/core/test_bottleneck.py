@@ -89,7 +89,8 @@ def test_pairs_are_compared_on_the_same_encoder_with_the_first_seed():
     (pair,) = found.pairs  # z has no encoder in common with the others
     assert pair.disagreement == pytest.approx((0 + 1 / 6) / 2)
     assert pair.accuracy_gap == pytest.approx((0 + 1 / 6) / 2)
-    assert pair.change is None  # on e1 they never disagree: nothing is known of such queries
+    assert pair.change == pair.signed_change == 1  # of e2: on e1 they never disagree
+    assert found.known == 1
 
 
 def test_medians_over_pairs():
@@ -101,6 +102,14 @@ def test_medians_over_pairs():
     assert found.median(lambda pair: pair.signed_change) == 0.0
     (sheet,) = bottleneck.exchange_sheets([cell(ALWAYS_A, "x"), cell(MIXED, "y"), cell(third, "z")])
     assert sheet.rows[0][:4] == ("bench", 3, pytest.approx(1 / 6), 1.0)
+
+
+def test_the_pairs_that_never_disagree_are_counted_and_told():
+    cells = [cell(ALWAYS_A, "x"), cell(ALWAYS_A, "y"), cell(MIXED, "z")]
+    (found,) = bottleneck.exchanges(cells)
+    assert (len(found.pairs), found.known) == (3, 2)
+    (sheet,) = bottleneck.exchange_sheets(cells)
+    assert "bench: ΔY of 2 of the 3 pairs; the others never disagree." in sheet.notes
 
 
 def test_one_router_has_no_pair():

@@ -1,5 +1,6 @@
 """Every metric against numbers worked out by hand, and what must hold for any table."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -308,7 +309,9 @@ def test_few_means_at_most_eight_or_half_the_pool_rounded_up(K, cap):
 
 def test_a_missing_label_of_the_top_model_is_not_a_wrong_answer():
     assert kind(row([1, 2], 4, missing=[0])) == "neither"  # the top model decides, and is unknown
-    assert kind(row([1], 4, missing=[0])) == "hard"  # among the observed, one is correct
+    assert kind(row([1], 4, missing=[0])) == "neither"  # one is correct, or two and the top model with it
+    assert kind(row([0], 4, missing=[2])) == "neither"
+    assert kind(row([1], 4, missing=[2])) == "hard"  # one or two, and the top model is wrong
     assert (
         kind(row(range(1, 10), 11, missing=[0])) == "easy"
     )  # more than eight: the top model decides nothing
@@ -568,6 +571,19 @@ def test_a_solvable_query_with_dense_labels_is_either_hard_or_easy(table, top):
     hard, easy = metrics.hard_easy(labels, top % labels.shape[1])
     assert ((hard | easy) == (labels >= 0.5).any(axis=1)).all()
     assert not (hard & easy).any()
+
+
+@given(tables(), st.integers(0, 5))
+def test_a_query_is_hard_or_easy_where_every_completion_of_its_labels_is(table, top):
+    labels, _, _ = table
+    top %= labels.shape[1]
+    hard, easy = metrics.hard_easy(labels, top)
+    for i, query in enumerate(labels):
+        missing = np.flatnonzero(np.isnan(query))
+        completions = np.tile(query, (2 ** len(missing), 1))
+        completions[:, missing] = list(itertools.product((0, 1), repeat=len(missing)))
+        all_hard, all_easy = (kind.all() for kind in metrics.hard_easy(completions, top))
+        assert (hard[i], easy[i]) == (all_hard, all_easy)
 
 
 @given(tables())

@@ -49,8 +49,8 @@ def test_the_reference_rows_by_hand():
     assert reference.oracle == pytest.approx(4 / 5)
     assert reference.random == pytest.approx((0.5 + 0.5 + 1 + 0 + 1) / 5)
     assert reference.bayes is None
-    # n_correct: 1, 1, 2, 0, 1; with two correct and a right it is easy; one correct model is hard
-    assert (reference.hard_share, reference.easy_share) == (3 / 5, 1 / 5)
+    # n_correct: 1, 1, 2, 0, 1 or 2; with two correct and a right it is easy; one correct model is hard
+    assert (reference.hard_share, reference.easy_share) == (2 / 5, 1 / 5)
 
 
 def test_the_measurements_of_one_seed_by_hand():
@@ -110,6 +110,31 @@ def test_the_summary_averages_over_seeds_and_knows_what_it_does_not_know():
     assert results.accuracy_std(both[:1], deterministic=True) == 0
 
 
+def test_a_flat_map_leaves_the_accuracy_and_no_choice_by_price():
+    """Scores against the labels of val: no rising map to P(correct) is better than a constant."""
+    against = Scored(val=1 - SCORES.val, test=SCORES.test, seconds=1.0)
+    measured = results.measure(DATA, card(calibrated=False), against)
+    assert measured.test_accuracy == pytest.approx(3 / 4)  # routes are those of the raw scores
+    assert measured.utility == {"0": pytest.approx(3 / 4), "0.2": None, "0.5": None, "0.7": None, "0.9": None}
+    first, *rest = measured.curve
+    assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1) / 4)
+    assert {(point.accuracy, point.cost) for point in rest} == {(None, None)}
+    assert None not in measured.utility_native.values()
+    assert measured.bce == pytest.approx(np.log(2))  # val has as many right as wrong
+
+
+def test_five_equal_accuracies_have_that_mean_to_the_last_bit():
+    accuracy = 7 / 4114  # statistics.fmean gives more
+    measured = results.measure(DATA, card(), SCORES).model_copy(update={"test_accuracy": accuracy})
+    summary = results.summary([measured] * 5, results.reference(DATA), DATA.models)
+    assert summary["test_accuracy_mean"] == accuracy
+
+
+def test_an_unknown_mean_has_no_deviation():
+    unknown = results.measure(DATA, card(), SCORES).model_copy(update={"test_accuracy": None})
+    assert results.accuracy_std([unknown], deterministic=True) is None
+
+
 def test_the_curve_and_the_facts_of_each_model_by_hand():
     measured = results.measure(DATA, card(), SCORES)
     first, last = measured.curve[0], measured.curve[-1]
@@ -118,11 +143,11 @@ def test_the_curve_and_the_facts_of_each_model_by_hand():
     assert (
         last.accuracy == pytest.approx(2 / 4) and last.cost == 1
     )  # always b, on the four it was observed on
-    assert measured.hard_selections == (1, 2)  # hard: queries 0, 1 and 4
+    assert measured.hard_selections == (1, 1)  # hard: queries 0 and 1
     # Strong is a, better on train; on the four queries with both labels it gains nothing over b.
     assert (measured.apgr, measured.cpt50) == (None, None)
     reference = results.reference(DATA)
     assert reference.model_accuracy == pytest.approx((3 / 5, 2 / 4))
     assert reference.model_cost == pytest.approx((17 / 5, 1))
     assert reference.correct_mass == pytest.approx((2.5 / 4, 1.5 / 4))
-    assert reference.hard_correct_mass == pytest.approx((2 / 3, 1 / 3))
+    assert reference.hard_correct_mass == pytest.approx((1 / 2, 1 / 2))

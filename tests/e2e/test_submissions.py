@@ -124,22 +124,14 @@ def claim(path, **changes):
     queries = dataclasses.replace(entry.queries, **changes)
     forged = dataclasses.replace(entry, queries=queries)
     result = recompute.recomputed(forged)
-    measured = tuple(
-        one.model_copy(
-            update={
-                "utility": one.utility | {"0": one.test_accuracy},
-                "curve": (one.curve[0].model_copy(update={"accuracy": one.test_accuracy}), *one.curve[1:]),
-            }
-        )
-        for one in result.per_seed
-    )
+    measured = result.per_seed
     configurations = tuple(
         one.model_copy(update={"test_accuracy": measured[result.seeds.index(one.seed)].test_accuracy})
         if one.variant_name == result.variant_name
         else one
         for one in result.configurations
     )
-    result = result.model_copy(update={"per_seed": measured, "configurations": configurations})
+    result = result.model_copy(update={"configurations": configurations})
     result = recompute.recomputed(dataclasses.replace(forged, result=result))
     resultfiles.write(path.parents[2], result, queries)
 
@@ -432,7 +424,7 @@ HOSTILE = {
     "a forged seed": (with_fields(per_seed__0__test_accuracy=0.99), "metrics", "per_seed.0.test_accuracy is 0.99"),
     "a forged mean of BCE": (with_fields(bce=0.001), "metrics", "bce is 0.001"),
     "an impossible ECE": (with_fields(per_seed__0__ece=-0.5), "metrics", "which cannot be"),
-    "a forged curve": (with_fields(per_seed__0__curve__0__accuracy=0.99), "metrics", "curve begins at 0.99"),
+    "a forged curve": (with_fields(per_seed__0__curve__0__accuracy=0.99), "metrics", "per_seed.0.curve.0.accuracy is 0.99"),
     "a curve of its own": (with_fields(per_seed__0__curve=[]), "schema", "per_seed.0.curve"),
     "forged selections": (with_fields(per_seed__0__selections=[10, 10, 10]), "metrics", "per_seed.0.selections"),
     "selections too few": (with_fields(per_seed__0__selections=[30]), "schema", "1 values for 3 models"),
