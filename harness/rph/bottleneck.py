@@ -3,7 +3,7 @@
 Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of analysis.py.
 "The paper" is "The Routing Plateau", arXiv:2606.07587.
 
-Its Sec. 5 compares 12 routers and does not say how they were chosen; those that it names are the first twelve of its
+Its Sec. 5 compares 12 routers and does not say how they were chosen; the ten that it names are among the first twelve of its
 Tab. 1. Here they are the twelve with the best accuracy on the benchmark.
 """
 
