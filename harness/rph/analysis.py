@@ -136,6 +136,11 @@ def accuracies(group: Group) -> dict[str, Average]:
     return averages(group, lambda result: result.test_accuracy_mean)
 
 
+def in_average(subset: str, reference: Reference) -> bool:
+    """Whether a benchmark counts in averages over benchmarks: a full release, and no control world."""
+    return not subset and reference.bayes is None
+
+
 def descending(value: float | None) -> tuple[bool, float]:
     """A key to sort by: the highest first, the unknown last."""
     return value is None, -round(value or 0, DIGITS)

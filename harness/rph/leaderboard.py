@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rph import metrics, protocol, uncertainty
+from rph.analysis import in_average
 from rph.errors import UsageError
 from rph.resultfiles import Entry
 from rph.results import DIGITS, Method, Reference
@@ -342,11 +343,6 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
         for router, mine in sorted(average.items())
     ]
     return sorted(rows, key=lambda row: row.rank)
-
-
-def in_average(subset: str, reference: Reference) -> bool:
-    """Whether a benchmark counts in averages over benchmarks: a full release, and no control world."""
-    return not subset and reference.bayes is None
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float | None, int]:

@@ -24,10 +24,10 @@ from rph.analysis import (
     descending,
     encoder_notes,
     groups,
+    in_average,
     ranks,
 )
 from rph.errors import UsageError
-from rph.leaderboard import in_average
 from rph.resultfiles import Entry
 from rph.results import CellResult, utility_unknown
 from rph.sheets import Column, Sheet, Value

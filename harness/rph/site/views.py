@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rph import sheets, uncertainty
-from rph.leaderboard import Board, OverallRow, Row, in_average, unranked
+from rph.analysis import in_average
+from rph.leaderboard import Board, OverallRow, Row, unranked
 from rph.resultfiles import Entry
 from rph.results import CellResult, Reference
 from rph.sheets import Column, Sheet, Value
