@@ -2,18 +2,19 @@
 
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "sk-of-the-upstream"
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Listens on a free port of this machine. A model's name says what it does: fail, break, slow; others answer."""
+    """Listens on a free port of this machine. A model's name says what it does: fail, break, hang; others answer."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen = []  # (headers, body) of each request
+        self.raw = {}  # model -> (status, content type, bytes) of its answer, sent as it is; then the connection ends
+        self.left = threading.Event()  # whoever asked the model "hang" has closed the connection
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -35,8 +36,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, {"error": {"message": f"no {self.path}"}})
         if self.headers["Authorization"] != f"Bearer {KEY}":
             return self.answer(401, {"error": {"message": "wrong key"}})
-        if model == "slow":
-            time.sleep(2)
+        if model == "hang":
+            self.connection.settimeout(60)
+            if self.connection.recv(1) == b"":
+                self.server.left.set()
+            self.close_connection = True
+            return None
+        if model in self.server.raw:
+            return self.send_raw(*self.server.raw[model])
         if model == "limited":
             return self.answer(429, {"error": {"message": "too many requests"}})
         if model == "fail":
@@ -59,6 +66,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
+
+    def send_raw(self, status, kind, payload):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(payload)
+        self.close_connection = True
 
     def stream(self, model, words):
         self.send_response(200)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rph import disk
-from rph.errors import RphError, UsageError
+from rph.errors import UsageError
 from rph.options import (
     Device,
     Json,
@@ -26,6 +26,7 @@ from rph.options import (
     Strict,
     passive_threads,
     price,
+    print_json,
     registry,
 )
 
@@ -128,9 +129,7 @@ def export(
         )
     size = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
-        typer.echo(
-            json.dumps({"folder": str(out), "bytes": size, **manifest.model_dump(mode="json")}, indent=1)
-        )
+        print_json({"folder": str(out), "bytes": size, **manifest.model_dump(mode="json")})
     else:
         typer.echo(f"{out}: {manifest.router.name} {manifest.variant_name}, {size / 1e6:.1f} MB")
 
@@ -156,10 +155,11 @@ def route(
     routes = loaded.route(queries, lam)
     if as_json:
         rows = [{"query": q, **dataclasses.asdict(one)} for q, one in zip(queries, routes, strict=True)]
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     for text, one in zip(queries, routes, strict=True):
         cost = "unknown" if one.cost is None else f"${one.cost:.6f}"
+        text = re.sub(r"\s", " ", text)  # one row per query, and no more columns
         short = text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
         typer.echo(f"{one.model}\t{one.scores[one.model]:.4f}\t{cost}\t{short}")
     typer.echo(
@@ -188,7 +188,7 @@ def serve(
 ) -> None:
     """Serve an exported router over HTTP: /route, and OpenAI's /v1/chat/completions passed on to the chosen model.
 
-    Needs the extra: pip install 'rph[serve]'. Ends with Ctrl-C.
+    Needs the extra: pip install 'rph[serve]'. Ends with Ctrl-C or SIGTERM; open requests then get 30 s.
 
     Example: rph serve my-router --port 8000
     """
@@ -196,7 +196,7 @@ def serve(
         from rph import serve as server
         from rph import upstreams as forwarding
     except ModuleNotFoundError as error:
-        raise RphError(
+        raise UsageError(
             "`rph serve` needs libraries that are not installed",
             why=str(error),
             fix="pip install 'rph[serve]'",
@@ -207,6 +207,8 @@ def serve(
             f"the environment variable {api_key_env} holds no key",
             fix="set it, for example to `openssl rand -hex 32`",
         )
+    if api_key_env is not None and key is not None:
+        forwarding.check_key(api_key_env, key)
     if key is None and not server.is_loopback(host):
         raise UsageError(
             f"--host {host} lets others in, and no key is asked of them",
@@ -242,14 +244,23 @@ def _queries(arguments: list[str] | None, file: Path | None) -> list[str]:
         )
     if arguments:
         return arguments
-    if file is None and sys.stdin.isatty():
+    if file is None and (sys.stdin is None or sys.stdin.isatty()):  # None: it was closed
         raise UsageError("there is no query", fix='rph route --router FOLDER "a query", or --file FILE')
+    what = "stdin" if file is None else str(file)
     try:
-        text = sys.stdin.read() if file is None else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = "stdin" if file is None else str(file)
-        raise UsageError(f"{what} cannot be read", why=str(error)) from error
-    lines = [line for line in text.split("\n") if line.strip()]
+        # Bytes, so that a file is the same queries from stdin, whatever the terminal's encoding.
+        content = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f"{what} cannot be read", why=str(error), fix="give a file of text that you may read"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UsageError(
+            f"{what} is no UTF-8 text", why=f"line {line}: {error.reason}", fix="save it as UTF-8"
+        ) from error
+    lines = [line for line in re.split("\r?\n", text) if line.strip()]
     if not lines:
-        raise UsageError(f"{file or 'stdin'} has no query", fix="write one query per line")
+        raise UsageError(f"{what} has no query", fix="write one query per line")
     return lines

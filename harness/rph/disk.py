@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from pathlib import Path
 
 from rph.errors import RphError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a plugin or benchmark: it becomes part of file names
+
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota, file size limit
+REFUSED = {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 READ = 1 << 20  # bytes read at once
 
 
@@ -60,21 +64,39 @@ def _explained(error: OSError, doing: str, path: Path) -> OSError | RphError:
             why=f"{error.strerror}; nothing half-written was left behind",
             fix="free some space, or point RPH_HOME at a larger disk; the same command then continues",
         )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-        return RphError(
-            f"{path} cannot be written ({doing})",
-            why=str(error.strerror),
-            fix="make it a folder you may write to, or point RPH_HOME at one that is",
-        )
+    if error.errno in REFUSED:
+        return _unwritable(error, doing, path)
     return error
+
+
+def _unwritable(error: OSError, doing: str, path: Path) -> RphError:
+    return RphError(
+        f"{path} cannot be written ({doing})",
+        why=str(error.strerror),
+        fix="make it a folder you may write to, or point RPH_HOME at one that is"
+        if path.is_relative_to(home())
+        else "name another place, one where you may write",
+    )
+
+
+@contextlib.contextmanager
+def _beside(path: Path, doing: str) -> Iterator[None]:
+    """Around the first touch of the target's folder: whatever the system refuses there is about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise _unwritable(error, doing, path) from error
 
 
 @contextlib.contextmanager
 def new_file(path: Path, doing: str) -> Iterator[Path]:
     """Yield a temporary path; when the block ends without an error it becomes `path`, atomically."""
     with disk_errors(doing, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with _beside(path, doing):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         temporary = Path(name)
         try:
@@ -94,8 +116,9 @@ def new_folder(path: Path, doing: str) -> Iterator[Path]:
     Where another process made `path` meanwhile, that one stays and ours is dropped.
     """
     with disk_errors(doing, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        with _beside(path, doing):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             yield temporary
             for file in temporary.rglob("*"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import FiniteFloat, ValidationError, model_validator
 
 from rph import __version__, disk, embed, metrics, run, states
 from rph.api import EncoderCard, RouterSpec, Trial, variant_name, variant_with
@@ -38,6 +38,7 @@ FORMAT = "rph-router/1"
 MANIFEST, ROUTER, ENCODER = "router.json", "router.safetensors", "encoder.safetensors"
 ELSEWHERE = 0.005  # share of val queries that may go elsewhere where the training is not repeated bit for bit
 OFF = 0.02  # and how far a score may then be off on average, in standard deviations of the stored scores
+AGAIN = "export the router again, or copy it again"
 SAME_VECTOR = 1e-5  # how far a fitted encoder's vectors may be off the cached ones
 
 
@@ -101,15 +102,36 @@ class Manifest(Record):
     protocol: str
     device: str
     models: tuple[str, ...]
-    prior: tuple[float | None, ...]  # mean train label per model: breaks ties; None: never observed
-    costs: tuple[float | None, ...]  # mean US dollars per call on train; None: unknown
-    cost_scale: tuple[float, float] | None  # what is scaled to 0 and to 1; None: a price is unknown
-    sigmoid: tuple[float, float] | None  # a, b of P = sigma(a score + b), fitted on val; None: scores are P
+    prior: tuple[FiniteFloat | None, ...]  # mean train label per model: breaks ties; None: never observed
+    costs: tuple[FiniteFloat | None, ...]  # mean US dollars per call on train; None: unknown
+    cost_scale: (
+        tuple[FiniteFloat, FiniteFloat] | None
+    )  # what is scaled to 0 and to 1; None: a price is unknown
+    sigmoid: (
+        tuple[FiniteFloat, FiniteFloat] | None
+    )  # a, b of P = sigma(a score + b), fitted on val; None: scores are P
     encoder: Encoding
     bench: Bench
     licences: Licences
     check: Check
     files: dict[str, str]  # name -> sha256
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """A checksum finds damage. Whoever computes it anew must still write what can route."""
+        K = len(self.models)
+        if K == 0 or len(set(self.models)) < K:
+            raise ValueError("models is empty or names one twice")
+        for name, values in (("prior", self.prior), ("costs", self.costs)):
+            if len(values) != K:
+                raise ValueError(f"{name} has {len(values)} values for {K} models")
+        if (self.cost_scale is None) != (None in self.costs):
+            raise ValueError("cost_scale is there where, and only where, every cost is known")
+        if ROUTER not in self.files or not set(self.files) <= {ROUTER, ENCODER}:
+            raise ValueError(
+                f"files are {', '.join(sorted(self.files)) or 'none'}; {ROUTER} is always one of them"
+            )
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +163,13 @@ def export(
     `command` finishes the cell. UsageError where it is not finished in the store; RphError where training again gives
     other scores than those stored.
     """
-    if folder.exists():
+    try:
+        taken = folder.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UsageError(
+            f"{folder} cannot be written", why=str(error.strerror), fix="give --out another folder"
+        ) from error
+    if taken:
         raise UsageError(f"{folder} exists already", fix="give --out a folder that does not exist yet")
     cell = _cell(registry, store, settings, report, bench=bench, encoder=encoder, router=router)
     result = _finished(cell, command)
@@ -328,13 +356,24 @@ def _licence(registry: Registry, bench: str) -> str | None:
 
 
 def read(folder: Path) -> Exported:
-    """The export in `folder`. UsageError where there is none; RphError where a file is not what was written."""
+    """The export in `folder`. UsageError where there is none or it may not be read; RphError where a file is not what
+    was written."""
+    try:
+        return _read(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or folder} cannot be read",
+            why=str(error.strerror or error),
+            fix="give the folder that `rph export` wrote, and make it and its files readable to you",
+        ) from error
+
+
+def _read(folder: Path) -> Exported:
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(
             f"{folder} holds no exported router", why=f"it has no {MANIFEST}", fix="`rph export` makes one"
         )
-    again = "export the router again, or copy it again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
@@ -344,18 +383,16 @@ def read(folder: Path) -> Exported:
                 fix="use the version of rph that wrote it, or export the router again",
             )
         if checksum != digest(content):
-            raise RphError(f"{path} was changed", why="its checksum is of another content", fix=again)
+            raise RphError(f"{path} was changed", why="its checksum is of another content", fix=AGAIN)
         manifest = Manifest.model_validate(content)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, ValidationError, RecursionError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise RphError(f"{path} cannot be read", why=why, fix=again) from error
+        raise RphError(f"{path} cannot be read", why=why, fix=AGAIN) from error
     found = {}
-    for name in (ROUTER, ENCODER):
-        if name not in manifest.files:
-            continue
+    for name in manifest.files:
         if not (folder / name).is_file():
-            raise RphError(f"{folder / name} is missing", fix=again)
+            raise RphError(f"{folder / name} is missing", fix=AGAIN)
         if disk.sha256_file(folder / name) != manifest.files[name]:
-            raise RphError(f"{folder / name} was changed", why="its sha256 is another", fix=again)
+            raise RphError(f"{folder / name} was changed", why="its sha256 is another", fix=AGAIN)
         found[name] = states.load(folder / name)
     return Exported(manifest=manifest, router=found[ROUTER], encoder=found.get(ENCODER))

@@ -89,7 +89,7 @@ class LoadedRouter:
     def route(self, queries: Sequence[str], lam: float = 0.0) -> list[Routed]:
         """The chosen model of each query, by the utility at `lam` in [0, 1]: 0 is quality alone, 1 price alone.
 
-        Raises UsageError where `lam` is not in [0, 1], or above 0 and a model's price is unknown.
+        Raises UsageError where `lam` is not in [0, 1], or above 0 and a model's price is unknown or P(correct) is.
         """
         start = time.perf_counter()
         self.check(lam)
@@ -98,17 +98,14 @@ class LoadedRouter:
 
     def scores(self, queries: Sequence[str]) -> Float32:
         """The router's scores [N, K] of N texts."""
-        if isinstance(queries, str):
-            raise UsageError("route() takes a list of queries, not one string", fix="write [query]")
-        for query in queries:
-            _check_text(query)
+        queries = _texts(queries)
         if not queries:
             return np.empty((0, len(self.models)), np.float32)
         with self._turn, neighbours.blocks_for(len(queries)), self._failures():
             X = self._encoder.encode([self._card.prefix + q for q in queries], device=self.device)
             # As kept in the embedding cache, from which the router learnt.
             X = np.asarray(X, np.dtype(self._card.stored)).astype(np.float32, copy=False)
-            scores = np.asarray(self._router.scores(Queries(X=X, texts=list(queries))), np.float32)
+            scores = np.asarray(self._router.scores(Queries(X=X, texts=queries)), np.float32)
         if scores.shape != (len(queries), len(self.models)) or not np.isfinite(scores).all():
             raise RphError(
                 f"router {self.manifest.router.name!r} gave scores of shape {scores.shape} that are no finite"
@@ -134,8 +131,18 @@ class LoadedRouter:
 
     def check(self, lam: float) -> None:
         """UsageError where this router cannot choose at `lam`."""
-        if not 0 <= lam <= 1:
-            raise UsageError(f"lambda is {lam:g}, not in [0, 1]", fix="give 0 for quality alone")
+        try:
+            inside, shown = bool(0 <= lam <= 1), f"{lam:g}"
+        except (TypeError, ValueError, OverflowError):  # no number, or one that no float holds
+            inside, shown = False, f"of type {type(lam).__name__}"
+        if not inside:
+            raise UsageError(f"lambda is {shown}, not in [0, 1]", fix="give 0 for quality alone")
+        if lam > 0 and self.manifest.sigmoid is not None and self.manifest.sigmoid[0] == 0:
+            raise UsageError(
+                f"lambda is {lam:g}, and this router has no P(correct) to weigh against a price",
+                why="on the benchmark's val split, no rising map of its scores to P(correct) was better than a constant",
+                fix="use lambda 0, or export another router or seed",
+            )
         if lam > 0 and self._scale is None:
             unknown = [m for m, cost in zip(self.models, self.manifest.costs, strict=True) if cost is None]
             raise UsageError(
@@ -180,7 +187,14 @@ def _router(exported: Exported, plugins: Registry, device: str) -> Router:
             why=f"here it is {_named(here)}; exported was {_named(manifest.router)}",
             fix="install that version, or export again with this one",
         )
-    variant = variant_with(plugin.spec.grid, manifest.variant)
+    try:
+        variant = variant_with(plugin.spec.grid, manifest.variant)
+    except StopIteration as error:  # not of this code's grid, which is the one that was exported
+        raise UsageError(
+            f"router {here.name!r} has no variant {manifest.variant_name}",
+            why="the exported router's manifest was changed",
+            fix=export.AGAIN,
+        ) from error
     with export.cannot(here.name, "be loaded"):
         router: Router = plugin.spec.router.from_state(exported.router, variant=variant, device=device)
     return router
@@ -209,12 +223,35 @@ def _encoder(exported: Exported, plugins: Registry, name: str | None) -> tuple[E
             why="; ".join(differs),
             fix=f"install what it was, or give its files: --encoder {wanted.name}:path=FOLDER; or export again",
         )
+    if built.spec.card.fitted != (exported.encoder is not None):
+        raise RphError(
+            f"the export does not fit encoder {here.name!r}",
+            why="what a fitted encoder learnt is exported with it, and nothing for any other",
+            fix=export.AGAIN,
+        )
     if exported.encoder is not None:
         states.into_encoder(built.encoder, exported.encoder)
     return built.encoder, built.spec.card
 
 
-def _check_text(query: str) -> None:
+def _texts(queries: Sequence[str]) -> list[str]:
+    """The queries as a list. UsageError where they are not a list of texts."""
+    if isinstance(queries, str):
+        raise UsageError("route() takes a list of queries, not one string", fix="write [query]")
+    try:
+        texts = list(queries)
+    except TypeError as error:
+        raise UsageError(
+            f"route() takes a list of queries, not {type(queries).__name__}", fix="write [query]"
+        ) from error
+    for text in texts:
+        _check_text(text)
+    return texts
+
+
+def _check_text(query: object) -> None:
+    if not isinstance(query, str):
+        raise UsageError(f"a query is of type {type(query).__name__}, not a text", fix="give each as a str")
     try:
         query.encode()
     except UnicodeEncodeError as error:

@@ -14,7 +14,9 @@ import contextlib
 import hmac
 import ipaddress
 import json
+import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ import prometheus_client as prometheus
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
 NAME = "rph"  # the model that a client of /v1/chat/completions asks for
 MOST = 256  # queries of one request, and about as many are scored together
 SLOW = 30.0  # seconds in which a request's body must have come
-OPEN = ("/healthz",)  # needs no key and takes no place
+LAST = 30  # seconds that open requests get when the server is told to end
+OPEN = ("/healthz",)  # needs no key
+WATCH = ("/healthz", "/metrics")  # take no place: they must answer where every place is taken
 PATHS = ("/route", "/v1/chat/completions", "/healthz", "/metrics")
-LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+GONE = 499  # a request whose client left before the whole answer: for /metrics alone, nobody reads an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,19 +119,22 @@ def application(
                 501, "this server was started without --upstreams: it answers POST /route only"
             )
         body = _chat_body(await request.body())
-        at = body.pop("lam", None)
+        at, streamed = body.pop("lam", None), body.get("stream")
         at = lam if at is None else at
         if isinstance(at, bool) or not isinstance(at, int | float):
-            raise UsageError(f"lam is {at!r}, not a number")
+            raise UsageError("lam is not a number", fix="give a number in [0, 1], or leave it out")
+        if streamed is not None and not isinstance(streamed, bool):
+            raise UsageError("stream is not a boolean", fix="give true or false, or leave it out")
         router.check(at)
         scores = await together.scores([_last_user_message(body)])
         (routed,) = router.chosen(scores, at, 0.0)
         measured.routed([routed.model])
         client, upstream = app.state.client, pool[routed.model]
-        if body.get("stream"):
+        if streamed:
             lines = await upstreams.stream(client, upstream, body, routed.model)
             return StreamingResponse(lines, media_type="text/event-stream")
-        return JSONResponse(await upstreams.complete(client, upstream, body, routed.model))
+        answer = await upstreams.complete(client, upstream, body, routed.model)
+        return Response(answer, media_type="application/json")
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -150,6 +157,8 @@ def application(
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":  # its location is an offset, which reads like a field
+            return _error(400, f"the body is no JSON: {first['ctx']['error']}")
         return _error(400, f"{'.'.join(map(str, first['loc'][1:])) or 'body'}: {first['msg']}")
 
     @app.exception_handler(HTTPException)
@@ -165,15 +174,15 @@ def application(
 
 def _chat_body(raw: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(raw)
-    except ValueError as error:
+        body = upstreams.from_json(raw)
+        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair is no text to pass on
+    except (ValueError, RecursionError) as error:
         raise UsageError("the body is no JSON", why=str(error)) from error
     if not isinstance(body, dict):
         raise UsageError("the body is no JSON object")
-    if body.get("model") != NAME:
-        raise HTTPException(
-            404, f"model {body.get('model')!r} is not served here: ask for {NAME!r}, and it chooses"
-        )
+    if (model := body.get("model")) != NAME:
+        asked = f"model {model[:100]!r}" if isinstance(model, str) else "a model without a name"
+        raise HTTPException(404, f"{asked} is not served here: ask for {NAME!r}, and it chooses")
     return body
 
 
@@ -188,14 +197,20 @@ def _last_user_message(body: Mapping[str, Any]) -> str:
         told = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
         if texts := [text for text in told if isinstance(text, str)]:
             return "\n".join(texts)
-    raise UsageError("there is nothing to route by", why="`messages` has no user message with a text")
+        raise UsageError(
+            "there is nothing to route by",
+            why="the last user message has no text, and it decides",
+            fix="give it a part of type text",
+        )
+    raise UsageError("there is nothing to route by", why="`messages` has no user message")
 
 
 def _error(status: int, message: str, **headers: str) -> Response:
     kind = {401: "authentication_error", 429: "rate_limit_error", 502: "upstream_error"}.get(
         status, "invalid_request_error" if status < 500 else "server_error"
     )
-    return JSONResponse(error_body(message, kind), status, headers)
+    content = upstreams.to_json(error_body(message, kind))  # messages quote what no UTF-8 need hold
+    return Response(content, status, headers, media_type="application/json")
 
 
 class Together:
@@ -220,7 +235,8 @@ class Together:
             group = [await self.waiting.get()]
             while not self.waiting.empty() and sum(len(queries) for queries, _ in group) < MOST:
                 group.append(self.waiting.get_nowait())
-            if not await self._answer(group):
+            group = [one for one in group if not one[1].done()]  # some clients went away meanwhile
+            if group and not await self._answer(group):
                 for one in group:  # one of them fails: the others must not fail with it
                     await self._answer([one])
 
@@ -284,12 +300,16 @@ class Measured:
 # --- who may ask, and how much ----------------------------------------------------------------------
 
 
+class Gone(Exception):
+    """The client went away before it had the whole answer."""
+
+
 class Gate:
-    """Stands before the application: key, host, size and number of requests."""
+    """Stands before the application: key, host, size and number of requests, and whether the client is still there."""
 
     def __init__(self, app: ASGIApp, api_key: str | None, limits: Limits, measured: Measured) -> None:
         self.app, self.limits, self.measured = app, limits, measured
-        self.key = None if api_key is None else f"Bearer {api_key}".encode()
+        self.key = None if api_key is None else api_key.encode()
         self.open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -306,6 +326,8 @@ class Gate:
 
         try:
             await self._pass(scope, receive, watched)
+        except Gone:
+            status = GONE
         finally:
             known = path if path in PATHS else "other"
             self.measured.requests.labels(known, str(status)).inc()
@@ -313,12 +335,12 @@ class Gate:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if scope["path"] in OPEN:
-            await self.app(scope, receive, send)
-        elif (problem := self._stranger(headers)) is not None:
+        if scope["path"] not in OPEN and (problem := self._stranger(headers)) is not None:
             await problem(scope, receive, send)
-        elif scope["method"] == "POST" and not headers.get(b"content-type", b"").startswith(
-            b"application/json"
+        elif scope["path"] in WATCH:
+            await self.app(scope, receive, send)
+        elif scope["method"] == "POST" and not upstreams.is_type(
+            headers.get(b"content-type", b"").decode("latin-1"), "application/json"
         ):
             # A page in a browser may post other types to this machine without being asked whether it may.
             await _error(415, "the body must be application/json")(scope, receive, send)
@@ -326,58 +348,98 @@ class Gate:
             busy = f"{self.limits.concurrent} requests are being answered; try again"
             await _error(429, busy, **{"Retry-After": "1"})(scope, receive, send)
         else:
-            self.open += 1
-            self.measured.busy.set(self.open)
+            self._taken(1)
+            free = False
+
+            async def freeing(message: Message) -> None:
+                """The place is free before the client can read the end of its answer and ask again."""
+                nonlocal free
+                if _is_last(message) and not free:
+                    free = True
+                    self._taken(-1)
+                await send(message)
+
             try:
-                await self._with_body(scope, receive, send)
+                if (body := await self._body(scope, receive, freeing)) is not None:
+                    await self._answer(body, scope, receive, freeing)
             finally:
-                self.open -= 1
-                self.measured.busy.set(self.open)
+                if not free:
+                    self._taken(-1)
+
+    def _taken(self, change: int) -> None:
+        self.open += change
+        self.measured.busy.set(self.open)
 
     def _stranger(self, headers: Mapping[bytes, bytes]) -> Response | None:
         """The refusal, where the key is wrong. Without a key only this machine's own names are answered to: a
         name that a stranger's page points at this machine is not one of them."""
         if self.key is not None:
-            given = headers.get(b"authorization", b"")
-            return (
-                None
-                if hmac.compare_digest(given, self.key)
-                else _error(401, "the API key is missing or wrong")
-            )
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            right = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(b" "), self.key)
+            return None if right else _error(401, "the API key is missing or wrong")
         host = headers.get(b"host", b"").decode("latin-1")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return None if name.strip("[]") in LOCAL_NAMES else _error(421, f"this server is not {host!r}")
+        return None if is_loopback(name.strip("[]")) else _error(421, f"this server is not {host!r}")
 
-    async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body, no more than is allowed and no slower, then hand it on in one piece."""
+    async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """The request's body, no larger than is allowed and no slower. None: it was refused. Raises Gone."""
         body, more = bytearray(), True
         try:
             async with asyncio.timeout(SLOW):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return
+                        raise Gone
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self.limits.body:
                         too_big = f"the body is larger than {self.limits.body:,} bytes"
                         await _error(413, too_big, Connection="close")(scope, receive, send)
-                        return
+                        return None
         except TimeoutError:
-            await _error(408, f"the body did not come within {SLOW:g} s", Connection="close")(
-                scope, receive, send
-            )
-            return
-        given = False
+            too_slow = f"the body did not come within {SLOW:g} s"
+            await _error(408, too_slow, Connection="close")(scope, receive, send)
+            return None
+        return bytes(body)
 
-        async def replayed() -> Message:
+    async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the application answer, and stop it where the client leaves: nobody reads what an upstream is then
+        paid for. Raises Gone."""
+        given = complete = False
+
+        async def body_once() -> Message:
             nonlocal given
             if given:
-                return await receive()  # tells when the client goes away
+                await asyncio.Event().wait()  # for ever: that the client leaves, we notice ourselves
             given = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, replayed, send)
+        async def noted(message: Message) -> None:
+            nonlocal complete
+            await send(message)
+            complete = _is_last(message)
+
+        answering = asyncio.ensure_future(self.app(scope, body_once, noted))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not (answering.done() or complete):
+                raise Gone
+            await answering
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+async def _left(receive: Receive) -> None:
+    """Returns when the client has left, or has its whole answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def is_loopback(host: str) -> bool:
@@ -385,7 +447,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -400,8 +462,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(app: ASGIApp, at: socket.socket) -> None:
-    """Serve until the process is told to end; open requests are finished first."""
+    """Serve until the process is told to end, by Ctrl-C or SIGTERM. Open requests get 30 s to be finished; the exit
+    code is 0."""
+    # uvicorn raises the signal once more when it is done: to end when told to is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST)
     )
     server.run(sockets=[at])

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 TEXTS = "texts"  # in the file's metadata: which arrays are texts
 LENGTHS = "/lengths"  # after the name of an array of texts: how many bytes of UTF-8 each has
+ODD = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+)  # what changed content leads to
 
 
 def save(path: Path, state: State) -> None:
@@ -49,18 +57,31 @@ def save(path: Path, state: State) -> None:
 
 
 def load(path: Path) -> State:
-    """The arrays of `save`. RphError where the file is no safetensors file."""
+    """The arrays of `save`. RphError where the file is no safetensors file, or none that `save` wrote."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             state: State = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             texts = json.loads((file.metadata() or {}).get(TEXTS, "[]"))
+        return _with_texts(state, texts)
     except (OSError, SafetensorError) as error:
         raise RphError(f"{path} cannot be read", why=str(error), fix="export the router again") from error
-    for name in texts:
+    except ODD as error:
+        raise RphError(
+            f"{path} is not what was written",
+            why=f"{type(error).__name__}: {error}",
+            fix="export the router again",
+        ) from error
+
+
+def _with_texts(state: State, names: list[str]) -> State:
+    """The state with its texts put together from their bytes and lengths."""
+    for name in names:
         lengths = state.pop(name + LENGTHS)
         whole, ends = state[name].tobytes(), np.cumsum(lengths)
+        if lengths.sum() != len(whole) or (lengths < 0).any():
+            raise ValueError(f"the lengths of the texts {name!r} are those of others")
         parts = [
             whole[end - length : end].decode("utf-8", "surrogatepass")
             for end, length in zip(ends, lengths.ravel(), strict=True)
@@ -96,7 +117,18 @@ def of_encoder(encoder: Encoder) -> State:
 
 
 def into_encoder(encoder: Encoder, state: State) -> None:
-    """Give a new encoder the attributes of a fitted one."""
+    """Give a new encoder the attributes of a fitted one. RphError where `of_encoder` did not make this state."""
+    try:
+        _into_encoder(encoder, state)
+    except ODD as error:
+        raise RphError(
+            f"what encoder {type(encoder).__name__} learnt is not what was written",
+            why=f"{type(error).__name__}: {error}",
+            fix="export the router again",
+        ) from error
+
+
+def _into_encoder(encoder: Encoder, state: State) -> None:
     vectorizers: dict[str, State] = {}
     for key, array in state.items():
         kind, name = key.split("/", 1)

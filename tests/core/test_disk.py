@@ -59,8 +59,15 @@ def test_what_is_written_can_be_read_by_whom_the_umask_allows(tmp_path):
     ],
 )
 def test_a_refusal_of_the_disk_says_what_to_do(tmp_path, number, message):
-    with pytest.raises(RphError, match=rf"(?s){message}.*fix:.*RPH_HOME"), disk.disk_errors("x", tmp_path):
+    inside = disk.home() / "cache"
+    with pytest.raises(RphError, match=rf"(?s){message}.*fix:.*RPH_HOME"), disk.disk_errors("x", inside):
         raise OSError(number, os.strerror(number))
+
+
+def test_rph_home_is_no_way_out_for_a_path_outside_it(tmp_path):
+    with pytest.raises(RphError) as caught, disk.disk_errors("x", tmp_path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    assert caught.value.fix == "name another place, one where you may write"
 
 
 def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
@@ -70,6 +77,12 @@ def test_a_file_in_the_way_of_a_folder_is_told(tmp_path):
         disk.new_file(tmp_path / "home" / "x", "writing"),
     ):
         pass
+
+
+def test_a_name_that_is_too_long_and_a_folder_that_takes_no_files_are_told(tmp_path):
+    for make in (disk.new_file, disk.new_folder):
+        with pytest.raises(RphError, match="cannot be written"), make(tmp_path / ("x" * 250), "writing"):
+            pass
 
 
 def test_home_and_offline_follow_the_environment(monkeypatch, tmp_path):

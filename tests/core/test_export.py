@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,8 +154,9 @@ def edit(path, **changes):
         (lambda out: edit(out / "router.json", costs=[0, 0, 0]), "router.json was changed"),
         (lambda out: (out / "router.json").write_text("{"), "router.json cannot be read"),
         (lambda out: (out / "router.json").write_text("[]"), "router.json cannot be read"),
+        (lambda out: (out / "router.json").write_text("[" * 200_000), "router.json cannot be read"),
     ],
-    ids=["arrays", "missing", "seed", "costs", "half", "list"],
+    ids=["arrays", "missing", "seed", "costs", "half", "list", "deep"],
 )
 def test_a_changed_file_is_refused(out, damage, told):
     damage(out)
@@ -162,12 +164,51 @@ def test_a_changed_file_is_refused(out, damage, told):
         export.read(out)
 
 
-def test_fields_that_are_not_known_are_refused_even_with_a_right_checksum(out):
-    content = json.loads((out / "router.json").read_text())
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"more": 1}, "more"),
+        ({"prior": [0.5, 0.5]}, "prior has 2 values for 3 models"),
+        ({"costs": [1.0] * 11}, "costs has 11 values for 3 models"),
+        ({"models": ["a"] * 3}, "names one twice"),
+        ({"models": [], "prior": [], "costs": []}, "models is empty"),
+        ({"cost_scale": None}, "every cost is known"),
+        ({"costs": [1.0, None, 2.0]}, "every cost is known"),
+        ({"prior": [0.5, 0.5, float("nan")]}, "finite"),
+        ({"files": {}}, "files are none"),
+        ({"files": {"router.safetensors": "0", "../x": "0"}}, "files are ../x"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_even_with_a_right_checksum(out, changes, told):
+    content = json.loads((out / "router.json").read_text()) | changes
     del content["checksum"]
-    content["more"] = 1
     (out / "router.json").write_text(json.dumps({**content, "checksum": digest(content)}))
-    with pytest.raises(RphError, match="more"):
+    with pytest.raises(RphError, match=told):
+        export.read(out)
+
+
+@pytest.mark.parametrize("name", ["router.json", "router.safetensors"])
+def test_a_file_that_may_not_be_read_is_a_usage_error(out, monkeypatch, name):
+    """By a patch, since the tests may run as root, who may read all."""
+    real = Path.open
+
+    def refuses(self, *arguments, **options):
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    with pytest.raises(UsageError, match=f"{name} cannot be read") as told:
+        export.read(out)
+    assert told.value.why == "Permission denied" and told.value.fix
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_usage_error(out, monkeypatch):
+    def refuses(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refuses)
+    with pytest.raises(UsageError, match="cannot be read"):
         export.read(out)
 
 

@@ -1,13 +1,15 @@
 """An exported router routes as it was measured: by hand-computed scores, prices and ties."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from tests import exported, toys
 
 import rph
-from rph import RphError, UsageError, export, metrics, neighbours, run
+from rph import RphError, UsageError, disk, export, metrics, neighbours, run, states
+from rph.store import digest
 
 
 @pytest.fixture
@@ -68,7 +70,10 @@ def test_an_unknown_price_is_none_and_no_lambda_chooses_by_it(tmp_path):
     assert told.value.why == "no price is known of large"
 
 
-@pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan")])
+HUGE = pytest.param(10**400, id="400 digits")
+
+
+@pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan"), float("inf"), HUGE, "0.5", None, [0.5]])
 def test_lambda_is_in_0_to_1(loaded, lam):
     with pytest.raises(UsageError, match=r"not in \[0, 1\]"):
         loaded.route(["number 4"], lam=lam)
@@ -79,6 +84,10 @@ def test_one_string_and_broken_unicode_are_the_callers_mistakes(loaded):
         loaded.route("number 4")
     with pytest.raises(UsageError, match="no valid Unicode"):
         loaded.route(["number \ud800"])
+    for queries in ([1], [b"a"], [None], b"a", None, 4):
+        with pytest.raises(UsageError, match="not"):
+            loaded.route(queries)
+    assert loaded.route(("number 4",))[0].model == loaded.route(iter(["number 4"]))[0].model == "large"
 
 
 def test_what_a_plugin_raises_is_told_without_its_traceback(loaded):
@@ -133,6 +142,48 @@ def test_other_weights_are_refused(tmp_path, monkeypatch):
     out, found = exported.write(tmp_path)
     monkeypatch.setattr(found.load("encoder", "numbers").spec.build, "identity", lambda self: "other numbers")
     with pytest.raises(UsageError, match="'other numbers', not 'numbers'"):
+        rph.load(out, device="cpu", registry=found)
+
+
+def rewritten(out, **changes):
+    """The export with another manifest and a checksum that is right."""
+    content = json.loads((out / "router.json").read_text()) | changes
+    del content["checksum"]
+    (out / "router.json").write_text(json.dumps({**content, "checksum": digest(content)}))
+
+
+def test_a_variant_that_is_not_in_the_grid_is_refused(tmp_path):
+    out, found = exported.write(tmp_path)
+    rewritten(out, variant={"k": 7, "weights": "uniform"}, variant_name="k=7")
+    with pytest.raises(UsageError, match="router 'knn' has no variant k=7"):
+        rph.load(out, device="cpu", registry=found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {},
+        lambda state: {"odd": np.zeros(1)},
+        lambda state: {"tfidf/_terms/terms": np.zeros(1)},
+        lambda state: {name: array for name, array in state.items() if not name.endswith("/idf")},
+        lambda state: state | {"plain/x": np.array("{")},
+    ],
+    ids=["empty", "name", "part", "without weights", "half"],
+)
+def test_an_encoder_that_was_changed_is_told(tmp_path, change):
+    out, found = exported.write(tmp_path, encoder="lsa")
+    path = out / "encoder.safetensors"
+    states.save(path, change(states.load(path)))
+    files = {f.name: disk.sha256_file(f) for f in out.iterdir() if f.suffix == ".safetensors"}
+    rewritten(out, files=files)
+    with pytest.raises(RphError):
+        rph.load(out, device="cpu", registry=found).route(["number 4"])
+
+
+def test_what_a_fitted_encoder_learnt_must_be_there_and_for_no_other(tmp_path):
+    out, found = exported.write(tmp_path, encoder="lsa")
+    rewritten(out, files={"router.safetensors": disk.sha256_file(out / "router.safetensors")})
+    with pytest.raises(RphError, match="does not fit encoder 'lsa'"):
         rph.load(out, device="cpu", registry=found)
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from safetensors.numpy import save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from rph import RphError, UsageError, checks, registry, states
@@ -53,6 +54,26 @@ def test_what_is_no_plain_array_is_refused_by_its_name(tmp_path, value):
 def test_a_file_of_something_else_is_an_error(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(RphError, match="cannot be read"):
+        states.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "texts"),
+    [
+        ({}, '["gone"]'),
+        ({"a": np.zeros(2, np.uint8)}, '["a"]'),
+        ({"a": np.zeros(2, np.uint8), "a/lengths": np.array([1, 5])}, '["b"]'),
+        ({"a": np.array([255], np.uint8), "a/lengths": np.array([1])}, '["a"]'),
+        ({"a": np.full(3, 97, np.uint8), "a/lengths": np.array([1, 1])}, '["a"]'),
+        ({"a": np.full(3, 97, np.uint8), "a/lengths": np.array([-1, 4])}, '["a"]'),
+        ({"a": np.zeros(2, np.uint8), "a/lengths": np.array([0.5])}, '["a"]'),
+        ({}, "{"),
+        ({}, "1"),
+    ],
+)
+def test_a_file_that_save_did_not_write_is_an_error(tmp_path, arrays, texts):
+    save_file(arrays, tmp_path / "a.safetensors", metadata={"texts": texts})
+    with pytest.raises(RphError, match="is not what was written"):
         states.load(tmp_path / "a.safetensors")
 
 

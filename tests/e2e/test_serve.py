@@ -102,6 +102,9 @@ def test_route_answers_as_the_library_does(router):
         ({"queries": ["number 4"], "lam": 2}, "not in [0, 1]"),
         ({"queries": ["number 4"], "lam": "high"}, "lam"),
         ({"queries": ["number \ud800"]}, "no valid Unicode"),
+        ({"queries": ["number 4"], "\ud800": 1}, "unicode"),
+        ({"queries": ["number 4"], "lam": 10**400}, "lam"),
+        ({"queries": ["number 4"], "lam": float("nan")}, "not in [0, 1]"),
         ([], "body"),
     ],
 )
@@ -111,6 +114,15 @@ def test_a_wrong_body_is_told_what_is_wrong(router, body, told):
             f"{url}/route", content=json.dumps(body), headers={"Content-Type": "application/json"}
         )
         assert answer.status_code == 400 and told in error_of(answer)
+
+
+def test_a_body_that_is_no_json_is_told_without_an_offset(router):
+    with served(router) as url:
+        for content in (b"{", b"[" * 100_000, b"\xff"):
+            answer = httpx.post(f"{url}/route", content=content, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 400
+            if content == b"{":
+                assert error_of(answer).startswith("the body is no JSON: Expecting property name")
 
 
 def test_without_prices_no_lambda_is_served(tmp_path):
@@ -178,12 +190,13 @@ def test_health_and_metrics(router):
 def test_a_key_is_asked_of_every_path_but_health(router):
     with served(router, api_key="secret") as url:
         body = {"queries": ["number 4"]}
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+        for headers in ({}, *({"Authorization": f"{a}"} for a in ("Bearer wrong", "secret", "Basic secret"))):
             answer = httpx.post(f"{url}/route", json=body, headers=headers)
             assert answer.status_code == 401 and "key" in error_of(answer)
             assert httpx.get(f"{url}/metrics", headers=headers).status_code == 401
-        right = {"Authorization": "Bearer secret"}
-        assert httpx.post(f"{url}/route", json=body, headers=right).status_code == 200
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            right = {"Authorization": f"{scheme} secret"}
+            assert httpx.post(f"{url}/route", json=body, headers=right).status_code == 200
         assert httpx.get(f"{url}/healthz").status_code == 200
 
 
@@ -192,9 +205,17 @@ def test_without_a_key_a_page_of_a_stranger_gets_nothing(router):
     with served(router) as url:
         body = {"queries": ["number 4"]}
         assert httpx.post(f"{url}/route", json=body, headers={"Host": "evil.example"}).status_code == 421
-        assert httpx.post(f"{url}/route", json=body, headers={"Host": "localhost:80"}).status_code == 200
-        answer = httpx.post(f"{url}/route", content=json.dumps(body), headers={"Content-Type": "text/plain"})
-        assert answer.status_code == 415 and error_of(answer)
+        for host in ("127.0.0.1.evil.example", "10.0.0.1", "[::]:80", ""):
+            assert httpx.post(f"{url}/route", json=body, headers={"Host": host}).status_code == 421
+        for host in ("localhost:80", "LocalHost", "127.0.0.2:8000", "[::1]:80", "[::1]"):
+            assert httpx.post(f"{url}/route", json=body, headers={"Host": host}).status_code == 200
+        for kind, status in [
+            ("text/plain", 415),
+            ("application/jsonp", 415),
+            ("Application/JSON; charset=utf-8", 200),
+        ]:
+            answer = httpx.post(f"{url}/route", content=json.dumps(body), headers={"Content-Type": kind})
+            assert answer.status_code == status
 
 
 def test_a_body_beyond_the_limit_is_refused_whether_its_length_is_told_or_not(router):
@@ -218,6 +239,78 @@ def test_a_body_that_does_not_come_is_not_waited_for(router, monkeypatch):
         assert sock.recv(100).startswith(b"HTTP/1.1 408")
 
 
+def counted(url, path, status):
+    """How many requests /metrics counts, once it counts one; it asks for 10 s."""
+    start = f'rph_requests_total{{path="{path}",status="{status}"}} '
+    for _ in range(200):
+        for line in httpx.get(f"{url}/metrics").text.splitlines():
+            if line.startswith(start):
+                return float(line.removeprefix(start))
+        time.sleep(0.05)
+    return 0
+
+
+def ask_and_leave(url, path, body, sent=None):
+    """A client that hangs up once `sent` is true, without reading the answer; without `sent`, within its body."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as sock:
+        sock.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode())
+        sock.sendall(content if sent else content[:1])
+        time.sleep(0.3)
+        for _ in range(200):
+            if not sent or sent():
+                break
+            time.sleep(0.05)
+
+
+def test_a_client_that_leaves_within_its_body_is_no_fault_of_the_servers(router):
+    with served(router) as url:
+        ask_and_leave(url, "/route", {"queries": ["number 4"]})
+        assert counted(url, "/route", 499) == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_leaves_frees_its_place_and_ends_the_upstreams_call(
+    router, chat_server, monkeypatch, streamed
+):
+    pool = pool_of(chat_server, monkeypatch, large="hang")
+    start = time.monotonic()
+    with served(router, pool=pool, limits=serve.Limits(concurrent=1)) as url:
+        body = {"model": "rph", "messages": ASKED, "stream": streamed}
+        ask_and_leave(url, "/v1/chat/completions", body, sent=lambda: chat_server.seen)
+        assert chat_server.left.wait(10)
+        assert counted(url, "/v1/chat/completions", 499) == 1
+        assert httpx.post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
+    assert time.monotonic() - start < 30  # and the server did not wait for it when it ended
+
+
+def test_what_a_client_asked_before_it_left_is_not_scored(router, monkeypatch):
+    held, sizes, real = threading.Event(), [], router.scores
+
+    def scores(queries):
+        sizes.append(len(queries))
+        held.wait(30)
+        return real(queries)
+
+    monkeypatch.setattr(router, "scores", scores)
+    with served(router) as url:
+        first = threading.Thread(
+            target=httpx.post,
+            args=[f"{url}/route"],
+            kwargs={"json": {"queries": ["number 4"]}, "timeout": 30},
+        )
+        first.start()
+        while not sizes:
+            time.sleep(0.01)
+        ask_and_leave(url, "/route", {"queries": ["number 5"] * 7}, sent=lambda: True)
+        assert counted(url, "/route", 499) == 1
+        held.set()
+        first.join(30)
+        assert httpx.post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
+    assert sizes == [1, 1]
+
+
 def test_beyond_the_limit_of_requests_the_answer_is_429(router, monkeypatch):
     held, begun, real = threading.Event(), threading.Event(), router.scores
 
@@ -239,13 +332,21 @@ def test_beyond_the_limit_of_requests_the_answer_is_429(router, monkeypatch):
         answer = httpx.post(f"{url}/route", json={"queries": ["number 4"]})
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
         assert "1 requests are being answered" in error_of(answer)
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        for path in ("/healthz", "/metrics"):
+            assert httpx.get(f"{url}{path}").status_code == 200
         held.set()
         asking.join(30)
         assert first["answer"].status_code == 200
         assert (
             httpx.post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
         )  # the place is free
+
+
+def test_who_has_its_answer_may_ask_again_at_once(router):
+    with served(router, limits=serve.Limits(concurrent=1)) as url, httpx.Client(base_url=url) as client:
+        body = {"queries": ["number 4"]}
+        assert {client.post("/route", json=body).status_code for _ in range(100)} == {200}
+        assert "rph_requests_open 0.0" in client.get("/metrics").text
 
 
 # --- chat completions -------------------------------------------------------------------------------
@@ -342,6 +443,10 @@ def test_a_stream_that_breaks_off_ends_with_an_error(router, chat_server, monkey
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "nothing to route by"),
         ({"lam": "0.5"}, 400, "not a number"),
         ({"lam": 7}, 400, "not in [0, 1]"),
+        ({"lam": 10**400}, 400, "not in [0, 1]"),
+        ({"stream": "false"}, 400, "stream is not a boolean"),
+        ({"messages": [*ASKED, {"role": "user", "content": None}]}, 400, "the last user message has no text"),
+        ({"model": ["x"]}, 404, "ask for 'rph'"),
     ],
 )
 def test_a_wrong_chat_request_is_told_what_is_wrong(router, chat_server, monkeypatch, changes, status, told):
@@ -350,6 +455,177 @@ def test_a_wrong_chat_request_is_told_what_is_wrong(router, chat_server, monkeyp
         answer = httpx.post(f"{url}/v1/chat/completions", json=body)
         assert answer.status_code == status and told in error_of(answer)
         assert not chat_server.seen
+
+
+SAID = b'"messages": [{"role": "user", "content": "number 4"}]'
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"x": ' + b"[" * 100_000 + b"]" * 100_000,
+        b'"temperature": NaN',
+        b'"temperature": 1e999',
+        b'"user": "\\ud83d"',
+        b'"user": "\xff"',
+        b'"user": ' + b"9" * 5000,
+    ],
+    ids=["deep", "nan", "infinite", "surrogate", "bytes", "digits"],
+)
+def test_a_body_that_no_json_can_hold_is_the_clients_mistake(router, chat_server, monkeypatch, field):
+    with served(router, pool=pool_of(chat_server, monkeypatch)) as url:
+        answer = httpx.post(
+            f"{url}/v1/chat/completions",
+            content=b'{"model": "rph", ' + SAID + b", " + field + b"}",
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == 400 and error_of(answer)
+        assert not chat_server.seen
+
+
+def test_no_depth_is_our_fault(router, chat_server, monkeypatch):
+    """Python's stack may hold a body when it is read and not when it is written."""
+    found = set()
+    with served(router, pool=pool_of(chat_server, monkeypatch, small="deep")) as url:
+        for depth in range(700, 1000, 10):
+            deep = b"[" * depth + b"]" * depth
+            chat_server.raw["deep"] = (200, "application/json", b'{"x": %s}' % deep)
+            for field in (b'"x": ' + deep, b'"lam": 0.5', b'"lam": ' + deep, b'"stream": ' + deep):
+                answer = httpx.post(
+                    f"{url}/v1/chat/completions",
+                    content=b'{"model": "rph", ' + SAID + b", " + field + b"}",
+                    headers={"Content-Type": "application/json"},
+                    timeout=30,
+                )
+                found.add(answer.status_code)
+    assert found == {200, 400, 502}
+
+
+# --- what an upstream may not do to a client --------------------------------------------------------
+
+
+def asked_for(url, **changes):
+    body = {"model": "rph", "messages": ASKED, **changes}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
+
+
+def test_an_upstreams_key_does_not_reach_clients(router, chat_server, monkeypatch):
+    long = "x" * 490 + KEY  # cut at 500 characters, half of the key would be left
+    event = b'data: {"error": {"message": "wrong key %s"}}\n\n' % KEY.encode()
+    for status, kind, content in [
+        (400, "application/json", json.dumps({"error": {"message": f"wrong key {KEY}"}}).encode()),
+        (400, "text/plain", long.encode()),
+        (500, "text/plain", f"Authorization: Bearer {KEY}".encode()),
+        (200, "text/event-stream", event),
+    ]:
+        chat_server.raw["told"] = (status, kind, content)
+        with served(router, pool=pool_of(chat_server, monkeypatch, large="told")) as url:
+            answer = asked_for(url, stream=status == 200)
+            assert KEY[:5] not in answer.text and ("[key]" in answer.text or content == long.encode())
+
+
+def test_a_key_that_no_header_can_hold_does_not_reach_clients(router, chat_server, monkeypatch):
+    pool = pool_of(chat_server, monkeypatch)
+    monkeypatch.setenv("UPSTREAM_KEY", f"{KEY}\n")
+    with served(router, pool=pool) as url:
+        answer = asked_for(url)
+        assert answer.status_code == 502 and "cannot be written" in error_of(answer)
+        assert KEY not in answer.text
+
+
+@pytest.mark.parametrize("key", ["sk-1\n", " sk-1", "sk-1\t", "sk-\n1", "sk-\u00e9", "sk-\x7f1", "\u00a0"])
+def test_a_key_with_what_no_header_holds_is_refused_at_the_start(rph, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("A_KEY", key)
+    large = {"base_url": "https://api.example/v1", "model": "l", "api_key_env": "A_KEY"}
+    (tmp_path / "u.yaml").write_text(yaml.safe_dump(described(large=large)))
+    with pytest.raises(UsageError, match="A_KEY holds no usable key") as error:
+        upstreams.read(tmp_path / "u.yaml", toys.MODELS)
+    assert "sk-" not in str(error.value)
+    code, _, error = rph("serve", tmp_path, "--api-key-env", "A_KEY")
+    assert code == 2 and "A_KEY holds no usable key" in error and "sk-" not in error
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "found", "told"),
+    [
+        (200, b'{"x": NaN}', 502, "NaN, no finite number"),
+        (200, b'{"x": 1e999}', 502, "1e999, no finite number"),
+        (200, b'{"x": %s}' % DEEP, 502, "nested too deeply"),
+        (200, b"[]", 502, "no JSON object"),
+        (200, b'{"x": "\\ud83d"}', 200, "\\ud83d"),
+        (400, b'{"error": {"message": "half \\ud83d"}}', 400, "half \\ud83d"),
+        (400, b'{"error": %s}' % DEEP, 400, "answers 400"),
+        (400, b'{"error": {"message": NaN}}', 400, "answers 400"),
+    ],
+    ids=["nan", "infinite", "deep", "list", "surrogate", "said surrogate", "said deep", "said nan"],
+)
+def test_an_upstreams_odd_json_is_never_our_fault(
+    router, chat_server, monkeypatch, status, content, found, told
+):
+    chat_server.raw["odd"] = (status, "application/json", content)
+    with served(router, pool=pool_of(chat_server, monkeypatch, large="odd")) as url:
+        answer = asked_for(url)
+        assert answer.status_code == found and told in answer.text
+        assert answer.headers["content-type"] == "application/json"
+
+
+CHUNK = (
+    b'data: {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [%s]}\n\n'
+)
+HALF = CHUNK % b'{"index": 0, "delta": {"content": "a"}, "finish_reason": null}'
+WHOLE = CHUNK % b'{"index": 0, "delta": {}, "finish_reason": "stop"}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        HALF,
+        HALF + b'data: {"id": "1"',
+        HALF + b'data: {"x": NaN}\n\n',
+        HALF + b"data: " + DEEP + b"\n\n",
+        HALF + b'data: {"error": {"message": "%s"}}\n\n' % (b"x" * 10),
+        HALF.rstrip() + b"\n",
+    ],
+    ids=["empty", "half", "in an event", "nan", "deep", "error", "open event"],
+)
+def test_a_stream_that_ends_early_ends_with_an_error(router, chat_server, monkeypatch, content):
+    chat_server.raw["early"] = (200, "Text/Event-Stream; charset=utf-8", content)
+    with served(router, pool=pool_of(chat_server, monkeypatch, large="early")) as url:
+        got = []
+        with pytest.raises(openai.APIError, match=r"broke off|xxxxxxxxxx"):
+            for chunk in client_of(url).chat.completions.create(model="rph", messages=ASKED, stream=True):
+                got += [choice.delta.content for choice in chunk.choices]
+        assert got == (["a"] if HALF.rstrip() in content else [])
+        assert asked_for(url, stream=True).text.count('"error"') == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HALF + WHOLE,
+        HALF + b"data: [DONE]\n\n",
+        HALF + b"data: [DONE]",
+        HALF + WHOLE + b"data: [DONE]\r\n\r\n",
+    ],
+)
+def test_a_stream_that_says_its_end_is_whole(router, chat_server, monkeypatch, content):
+    chat_server.raw["whole"] = (200, "text/event-stream", content)
+    with served(router, pool=pool_of(chat_server, monkeypatch, large="whole")) as url:
+        chunks = list(client_of(url).chat.completions.create(model="rph", messages=ASKED, stream=True))
+        assert chunks[0].choices[0].delta.content == "a"
+        assert "error" not in asked_for(url, stream=True).text
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html", "text/event-streams"])
+def test_what_is_no_stream_is_not_passed_on_as_one(router, chat_server, monkeypatch, kind):
+    chat_server.raw["none"] = (200, kind, b"<html>" if "html" in kind else b"{}")
+    with served(router, pool=pool_of(chat_server, monkeypatch, large="none")) as url:
+        answer = asked_for(url, stream=True)
+        assert answer.status_code == 502 and f"answers with {kind!r}" in error_of(answer)
 
 
 def test_without_upstreams_there_is_no_chat(router):
@@ -385,6 +661,18 @@ def test_upstreams_are_read(tmp_path, monkeypatch):
         (yaml.safe_dump(described(large={"base_url": "ftp://x", "model": "m"})), "large.base_url"),
         (yaml.safe_dump(described(large={"base_url": "http://x", "model": "m", "key": "k"})), "large.key"),
         (
+            yaml.safe_dump(described(large={"base_url": "http://x/v1?a=b", "model": "m"})),
+            "a query or a fragment",
+        ),
+        (
+            yaml.safe_dump(described(large={"base_url": "http://x/v1#a", "model": "m"})),
+            "a query or a fragment",
+        ),
+        (
+            yaml.safe_dump(described(large={"base_url": "http://x", "model": "m", "api_key_env": ""})),
+            "large.api_key_env",
+        ),
+        (
             yaml.safe_dump(described(large={"base_url": "http://x", "model": "m", "api_key_env": "NO_SUCH"})),
             "not set in the environment: NO_SUCH",
         ),
@@ -412,11 +700,9 @@ def test_other_machines_are_let_in_only_with_a_key(rph, tmp_path, monkeypatch):
     code, _, error = rph("serve", out, "--host", "0.0.0.0", "--api-key-env", "NO_SUCH")
     assert code == 2 and "NO_SUCH holds no key" in error
     assert [
-        serve.is_loopback(h) for h in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "me")
-    ] == [
-        *[True] * 4,
-        *[False] * 3,
-    ]
+        serve.is_loopback(h)
+        for h in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "0.0.0.0", "::", "me", "")
+    ] == [*[True] * 5, *[False] * 4]
 
 
 def test_a_port_that_is_taken_is_a_usage_error(rph, tmp_path):
@@ -437,10 +723,11 @@ def test_a_missing_library_names_the_extra(rph, tmp_path, monkeypatch, missing):
     for name in ("serve", "upstreams"):
         monkeypatch.delattr(sys.modules["rph"], name, raising=False)
     code, _, error = rph("serve", tmp_path)
-    assert code == 1 and "pip install 'rph[serve]'" in error and missing in error
+    assert code == 2 and "pip install 'rph[serve]'" in error and missing in error
 
 
-def test_the_command_serves_until_it_is_interrupted(tmp_path, chat_server):
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_told_to_end(tmp_path, chat_server, told):
     out, _ = exported.write(tmp_path)
     names = {m: {"base_url": chat_server.url, "model": m, "api_key_env": "UPSTREAM_KEY"} for m in toys.MODELS}
     (tmp_path / "u.yaml").write_text(yaml.safe_dump(names))
@@ -454,7 +741,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path, chat_server):
         url = line.split()[-1]
         answer = client_of(url, "secret").chat.completions.create(model="rph", messages=ASKED)
         assert answer.model == "small"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         assert process.wait(30) == 0
     finally:
         process.kill()

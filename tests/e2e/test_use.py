@@ -2,9 +2,16 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from tests import exported, tiny_models, toys
+
+from rph import routing
 
 LARGE = float(toys.tables()["train"]["correct/large"].mean())
 
@@ -58,6 +65,12 @@ def test_prices_that_were_given_to_eval_are_exported(rph, cell, tmp_path):
     assert code == 0 and json.loads(output)["costs"] == [1.0, 2.0, 10.0]
 
 
+def stdin_of(content):
+    return io.TextIOWrapper(
+        io.BytesIO(content), encoding="ascii"
+    )  # what a terminal under LC_ALL=C says of itself
+
+
 def test_route_takes_queries_from_arguments_a_file_or_stdin(rph, router, tmp_path, monkeypatch):
     code, output, _ = rph("route", *router, "number 4", "number 7", "--lam", "0.5", "--json")
     rows = json.loads(output)
@@ -66,7 +79,7 @@ def test_route_takes_queries_from_arguments_a_file_or_stdin(rph, router, tmp_pat
         assert row["model"] == "small" and row["cost"] == pytest.approx(0.001)
         assert row["scores"] == pytest.approx(exported.MEANS | {"large": LARGE}) and row["seconds"] > 0
     (tmp_path / "queries.txt").write_text("number 4\n\nnumber 7\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO("number 4\n\nnumber 7\n"))
+    monkeypatch.setattr("sys.stdin", stdin_of(b"number 4\n\nnumber 7\n"))
     for arguments in (["--file", tmp_path / "queries.txt"], []):
         code, output, _ = rph("route", *router, *arguments)
         shown = [line.split("\t") for line in output.splitlines()]
@@ -74,9 +87,45 @@ def test_route_takes_queries_from_arguments_a_file_or_stdin(rph, router, tmp_pat
         assert shown == [["large", f"{LARGE:.4f}", "$0.010000", f"number {i}"] for i in (4, 7)]
 
 
+def test_a_file_is_the_same_queries_from_stdin(rph, tmp_path, monkeypatch, router):
+    lines = "\ufeffnumber 4\r\nnumber 5\rand on\n \nn\u00famber 6\u2028too\tlong\r\n"
+    monkeypatch.setattr(
+        routing.LoadedRouter, "scores", lambda self, queries: np.zeros((len(queries), 3), np.float32)
+    )
+    (tmp_path / "queries.txt").write_bytes(lines.encode())
+    for arguments in (["--file", tmp_path / "queries.txt"], []):
+        monkeypatch.setattr("sys.stdin", stdin_of(lines.encode()))
+        code, output, _ = rph("route", *router, *arguments, "--json")
+        assert code == 0
+        assert [row["query"] for row in json.loads(output)] == [
+            "number 4",
+            "number 5\rand on",
+            "n\u00famber 6\u2028too\tlong",
+        ]
+        monkeypatch.setattr("sys.stdin", stdin_of(lines.encode()))
+        _, output, _ = rph("route", *router, *arguments)
+        # Each query is a row of four columns, whatever white space it has.
+        assert [row.split("\t")[3:] for row in output.split("\n")[:-1]] == [
+            ["number 4"],
+            ["number 5 and on"],
+            ["n\u00famber 6 too long"],
+        ]
+
+
+def test_what_is_no_utf_8_is_told_with_its_line(rph, router, tmp_path, monkeypatch):
+    content = b"\xef\xbb\xbfnumber 4\nnumber 5\nn\xfamber 6\n"
+    (tmp_path / "queries.txt").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", stdin_of(content))
+    for arguments in (["--file", tmp_path / "queries.txt"], []):
+        code, _, error = rph("route", *router, *arguments)
+        assert code == 2 and "is no UTF-8 text" in error and "line 3:" in error and "fix:" in error
+
+
 def test_route_says_what_it_lacks(rph, router, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert rph("route", *router)[0] == 2
+    for nothing in (stdin_of(b""), None):
+        monkeypatch.setattr("sys.stdin", nothing)
+        code, _, error = rph("route", *router)
+        assert code == 2 and "query" in error
     assert rph("route", *router, "number 4", "--file", tmp_path / "queries.txt")[0] == 2
     code, _, error = rph("route", *router, "--file", tmp_path / "queries.txt")
     assert code == 2 and "queries.txt cannot be read" in error
@@ -84,6 +133,34 @@ def test_route_says_what_it_lacks(rph, router, tmp_path, monkeypatch):
     assert code == 2 and "not in [0, 1]" in error
     code, _, error = rph("route", "--router", tmp_path / "bench", "number 4")
     assert code == 2 and "holds no exported router" in error
+
+
+def test_a_folder_that_cannot_be_used_is_a_usage_error(rph, cell, router, tmp_path):
+    long = "x" * 300
+    code, _, error = rph("route", "--router", long, "number 4")
+    assert code == 2 and "cannot be read" in error
+    code, _, error = rph("export", *cell, "-o", long)
+    assert code == 2 and f"{long} cannot be written" in error and "fix:" in error
+    code, _, error = rph(
+        "export", *cell, "-o", tmp_path / ("x" * 250)
+    )  # long enough for its temporary neighbour
+    assert code == 1 and "cannot be written" in error
+    if sys.platform == "linux":
+        code, _, error = rph("export", *cell, "-o", "/proc/x")
+        assert code == 1 and "/proc/x cannot be written" in error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_without_room_for_the_output_is_told_plainly(router):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for arguments in (["list", "routers"], ["route", *router, "number 4"], ["--help"]):
+        command = [sys.executable, "-m", "rph", *map(str, arguments)]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        assert done.returncode == 1 and "error: no room for the output" in done.stderr
+        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 def test_a_changed_file_is_refused(rph, router):
