@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import re
@@ -36,9 +35,11 @@ from rph.options import (
     Routers,
     StorePath,
     Strict,
+    keep_stdout,
 )
 from rph.options import passive_threads as _passive_threads
 from rph.options import price as _price
+from rph.options import print_json as _print_json
 from rph.options import registry as _registry
 
 if TYPE_CHECKING:
@@ -79,6 +80,14 @@ def main() -> None:
     except RphError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in disk.NO_ROOM:
+            raise
+        # What is still buffered would fail once more when Python ends, with a message of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        full = RphError("no room for the output", why=str(error.strerror), fix="free some space")
+        typer.echo(f"error: {full}", err=True)
+        sys.exit(full.exit_code)
 
 
 def _version(asked: bool) -> None:
@@ -122,8 +131,7 @@ def eval_(
     registry = _registry(plugin, strict_plugins)
     with _progress() as progress, _interruptible():
         outcome = _evaluate(registry, progress, router, bench, encoder, protocol, device, store, price)
-    _write_results(outcome, out)
-    _print_outcome(outcome, as_json)
+    _print_outcome(outcome, as_json, out)
 
 
 @app.command("sweep")
@@ -185,8 +193,7 @@ def sweep_(
             retry_failed=retry_failed,
             force=force,
         )
-    _write_results(outcome, out)
-    _print_outcome(outcome, as_json)
+    _print_outcome(outcome, as_json, out)
 
 
 def _grid(config: Path | None, given: dict[str, str]) -> dict[str, list[str]]:
@@ -239,7 +246,7 @@ def _print_plan(
     known = opened.seconds_per_trial()
     plan = [cell.outlook(known) for cell in cells]
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(each) for each in plan], indent=1))
+        _print_json([dataclasses.asdict(each) for each in plan])
     else:
         rows = [
             {**dataclasses.asdict(each), "seconds": None if each.seconds is None else round(each.seconds)}
@@ -315,15 +322,23 @@ def embed(
     from rph import embed as cache
     from rph import run
 
-    rows, failed = [], []
+    rows: list[dict[str, Any]] = []
+    failures: list[run.Failure] = []
     with _progress() as progress, _interruptible():
         on = run.resolve_device(device)
-        built = [run.build_encoder(registry, name) for name in run.expand(registry, "encoder", encoder)]
-        for load in [run.benchmark_loader(registry, name) for name in bench]:
-            dataset = load()
-            for one in built:
+        built = run.usable(
+            registry, "encoder", encoder, lambda name: run.build_encoder(registry, name), failures
+        )
+        loaders = run.usable(
+            registry, "benchmark", bench, lambda name: run.benchmark_loader(registry, name), failures
+        )
+        for name, load in loaders:
+            dataset = None
+            with run.failing(failures, f"benchmark {name}"):
+                dataset = load()
+            for _, one in built if dataset is not None else ():
                 what = f"{dataset.name} x {one.label}"
-                try:
+                with run.failing(failures, what):
                     made = cache.embed(
                         dataset,
                         one.spec,
@@ -331,27 +346,25 @@ def embed(
                         device=on,
                         progress=lambda done, total, what=what: progress.embedding(what, done, total),  # type: ignore[misc]
                     )
-                except RphError as error:  # the other encoders go on
-                    failed.append((what, error))
-                    continue
-                rows.append(
-                    {
-                        "bench": dataset.name,
-                        "encoder": one.label,
-                        "queries": len(made.train) + len(made.val) + len(made.test),
-                        "dim": made.train.shape[1],
-                        "cut": made.cut,
-                        "cached": made.cached,
-                        "seconds": round(made.seconds, 3),
-                        "path": str(made.path),
-                    }
-                )
-    if rows or not failed:
+                    rows.append(
+                        {
+                            "bench": dataset.name,
+                            "encoder": one.label,
+                            "queries": len(made.train) + len(made.val) + len(made.test),
+                            "dim": made.train.shape[1],
+                            "cut": made.cut,
+                            "cached": made.cached,
+                            "seconds": round(made.seconds, 3),
+                            "path": str(made.path),
+                        }
+                    )
+    if rows or as_json or not failures:
         _print_rows(rows, as_json)
-    for what, failure in failed:
-        typer.echo(f"error: {what}: {failure}", err=True)
-    if failed:
-        raise typer.Exit(max(failure.exit_code for _, failure in failed))
+    for failure in failures:
+        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
+    if failures:
+        only_input = all(isinstance(failure.error, UsageError) for failure in failures)
+        raise typer.Exit(2 if only_input and not rows else 1)
 
 
 @cli_analyze.app.command("identities")
@@ -392,7 +405,7 @@ def analyze_identities(
             }
             for one in found
         ]
-        typer.echo(json.dumps(rows, indent=1))
+        _print_json(rows)
         return
     from rph import report
 
@@ -423,6 +436,7 @@ def analyze_train_bce(
 
     Example: rph analyze train-bce --router all --bench synthetic --encoder lsa
     """
+    keep_stdout(format is cli_analyze.Format.json)
     registry = _registry(plugin, strict_plugins)
     with _progress() as progress, _interruptible():
         outcome = _evaluate(
@@ -561,19 +575,24 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
-def _write_results(outcome: Outcome, folder: Path | None) -> None:
-    if folder is not None:
-        from rph import resultfiles
+def _write_results(outcome: Outcome, folder: Path) -> None:
+    """A file per cell; one that cannot be written is a failure of the outcome and keeps no other from being written."""
+    from rph import resultfiles, run
 
-        for cell in outcome.cells:
-            result = cell.result
+    for cell in outcome.cells:
+        result = cell.result
+        try:
             queries = resultfiles.per_query(cell.dataset, result.seeds, cell.routes())
             resultfiles.write(folder, result, queries)
+        except RphError as error:
+            what = f"{result.router} on {result.bench} x {result.encoder}"
+            outcome.failures.append(run.Failure(what=what, error=error))
 
 
-def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, as_json: bool, out: Path | None = None) -> None:
+    """The tables first, so that they are there whatever becomes of the files; then the files, and what failed."""
     if as_json:
-        typer.echo(json.dumps([result.model_dump(mode="json") for result in outcome.results], indent=1))
+        _print_json([result.model_dump(mode="json") for result in outcome.results])
     elif outcome.results:
         from rph import report
 
@@ -582,6 +601,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
             console.print(table)
             for note in notes:
                 console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+    if out is not None:
+        _write_results(outcome, out)
     for failure in outcome.failures:
         if failure.traceback:
             typer.echo(f"\n{failure.traceback.rstrip()}", err=True)
@@ -617,7 +638,7 @@ def list_(
         )
     loaded, failed = _load_all(_registry(plugin, strict_plugins), singular)
     if as_json:
-        typer.echo(json.dumps([_card(one) for one in loaded], indent=1))
+        _print_json([_card(one) for one in loaded])
     else:
         columns: dict[Kind, tuple[str, ...]] = {
             "router": ("name", "family", "paper", "year", "deterministic", "calibrated", "distribution"),
@@ -654,18 +675,25 @@ def check_router(
         )
     registry = _registry(plugin, strict_plugins)
     _passive_threads()
-    specs = [registry.load("router", one).spec for one in (registry.names("router") if every else name or [])]
-    from rph import checks
+    from rph import checks, run
+    from rph.registry import ALL
 
     checks.find_checks(only or ())  # an unknown id is refused before anything runs
+    failures: list[run.Failure] = []
+    names = [ALL] if every else name or []
+    plugins = run.usable(registry, "router", names, lambda one: registry.load("router", one), failures)
+    specs = [plugin.spec for _, plugin in plugins]
     results = []
     with _progress() as progress, _interruptible():
         for spec in specs:
-            for result in checks.run_checks(spec, only=only):
-                results.append(result)
-                progress.trial(f"checking {spec.name}", len(results), len(specs) * len(only or checks.CHECKS))
+            with run.failing(failures, "checks"):
+                for result in checks.run_checks(spec, only=only):
+                    results.append(result)
+                    progress.trial(
+                        f"checking {spec.name}", len(results), len(specs) * len(only or checks.CHECKS)
+                    )
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+        _print_json([dataclasses.asdict(result) for result in results])
     else:
         worth_a_line = [r for r in results if r.status != "passed"]
         if worth_a_line:
@@ -678,8 +706,10 @@ def check_router(
                 f"{sum(r.status == status for r in own)} {status}"
                 for status in dict.fromkeys(r.status for r in own)
             )
-            typer.echo(f"{spec.name}: {counts}, {sum(r.seconds for r in own):.1f} s")
-    if not all(result.ok for result in results):
+            typer.echo(f"{spec.name}: {counts or 'not checked'}, {sum(r.seconds for r in own):.1f} s")
+    for failure in failures:
+        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
+    if failures or not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
@@ -710,7 +740,7 @@ def show(
             card["differs"] = published.paper_note(one.spec.card)
         cards.append(card)
     if as_json:
-        typer.echo(json.dumps(cards, indent=1))
+        _print_json(cards)
         return
     for card in cards:
         width = max(map(len, card))
@@ -968,7 +998,7 @@ def data_import(
             )
         table.write(dataset, out, citation=citation, source=source, labels=labels)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(report), "folder": str(out)}, indent=1))
+        _print_json({**dataclasses.asdict(report), "folder": str(out)})
         return
     for key, text in [*report.lines(), ("folder", str(out))]:
         typer.echo(f"{key:9}  {text}")
@@ -1079,7 +1109,7 @@ def _wide_console(record: bool = False) -> Console:
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        _print_json(rows)
         return
     from rich.table import Table
     from rich.text import Text

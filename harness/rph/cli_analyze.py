@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rph.errors import UsageError
+from rph.options import print_json
 
 if TYPE_CHECKING:
     from rph.resultfiles import Entry
@@ -192,7 +192,7 @@ def print_sheets(found: Sequence[Sheet], format: Format) -> None:
     from rph import sheets
 
     if format is Format.json:
-        typer.echo(json.dumps([sheets.to_json(sheet) for sheet in found], indent=1))
+        print_json([sheets.to_json(sheet) for sheet in found])
     elif format is Format.rich:
         from rich.console import Console
 

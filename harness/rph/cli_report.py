@@ -124,8 +124,9 @@ def _busy(doing: str) -> Status:
 
 
 def _write(path: Path, text: str) -> None:
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", why="the report is one file", fix="give -o FILE")
+    with disk.disk_errors("writing the report", path):  # to look at it may be forbidden
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder", why="the report is one file", fix="give -o FILE")
     with disk.new_file(path, "writing the report") as file:
         file.write_text(text, "utf-8")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import typer
 from rph import disk
 from rph.cli_analyze import RESULTS
 from rph.errors import RphError, UsageError
-from rph.options import Json, PluginFiles, registry
+from rph.options import Json, PluginFiles, print_json, registry
 
 if TYPE_CHECKING:
     from rph.api import RoutingDataset
@@ -54,7 +53,7 @@ def validate(
     verdicts = submissions.validate(paths, board=board, datasets=datasets)
     _note_unused(datasets, verdicts)
     if as_json:
-        typer.echo(json.dumps([_as_json(verdict) for verdict in verdicts], indent=1))
+        print_json([_as_json(verdict) for verdict in verdicts])
     else:
         _print(verdicts)
     if any(verdict.problems for verdict in verdicts):

@@ -24,7 +24,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from rph import disk
 from rph.errors import RphError, UsageError
 from rph.lazy import np
+from rph.registry import plugin_errors
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -57,6 +58,7 @@ DECIDES = (  # the fields of a card that decide a vector
     "fitted",
     "code_version",
 )
+AGAIN = "run it again to continue after the last finished chunk, or use another encoder"
 RECORDED = ("rph", "numpy", "torch", "transformers", "sentence-transformers", "scikit-learn")
 
 Progress = Callable[[int, int], None]  # (queries done, queries in all)
@@ -93,7 +95,7 @@ def embed(
     that breaks its contract (shape, finite values) raises RphError, and nothing of it is kept.
     """
     card = spec.card
-    with _encoder_errors(card, "was asked for its identity"):
+    with plugin_errors(f"encoder {card.name!r} failed while it was asked for its identity", AGAIN):
         parts = _key_parts(dataset, card, encoder.identity())
     folder = disk.home() / "embeddings" / card.name / _digest(parts)
     progress = progress or (lambda done, total: None)
@@ -232,11 +234,12 @@ def _encode(
     progress(partial.rows, len(ids))
     started = time.perf_counter()
     if card.fitted and partial.chunks < len(chunks):
-        with _encoder_errors(card, "was fitted on the train queries"):
+        with plugin_errors(f"encoder {card.name!r} failed while it was fitted on the train queries", AGAIN):
             encoder.fit(texts[: len(dataset.train)])
     for chunk in chunks[partial.chunks :]:
         cut_before = getattr(encoder, "cut", None)
-        with _encoder_errors(card, f"encoded {len(chunk)} queries, the first {ids[min(chunk)]!r}"):
+        doing = f"encoded {len(chunk)} queries, the first {ids[min(chunk)]!r}"
+        with plugin_errors(f"encoder {card.name!r} failed while it {doing}", AGAIN):
             X = np.asarray(encoder.encode([texts[i] for i in chunk], device=device), dtype=np.float32)
         if problem := _broken(X, chunk, ids, card.dim or partial.dim, np.dtype(card.stored)):
             shutil.rmtree(partial.path)  # rows of an encoder known to be wrong are not worth resuming
@@ -384,21 +387,6 @@ def _append(path: Path, content: bytes) -> None:
 
 
 # --- what an encoder may do wrong -------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _encoder_errors(card: EncoderCard, doing: str) -> Iterator[None]:
-    """An encoder's exception as an RphError that names the encoder and what it was doing."""
-    try:
-        yield
-    except RphError:
-        raise
-    except Exception as error:  # whatever it raises is the encoder's failure
-        raise RphError(
-            f"encoder {card.name!r} failed while it {doing}",
-            why=f"{type(error).__name__}: {error}",
-            fix="run it again to continue after the last finished chunk, or use another encoder",
-        ) from error
 
 
 def _broken(X: Float32, chunk: NDArray[np.intp], ids: Sequence[str], dim: int, stored: np.dtype[Any]) -> str:

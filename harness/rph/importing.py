@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import math
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -36,6 +37,7 @@ OPTIONAL = ("id", "cost", "task", "split")
 PREFIXES = ("correct/", "cost/")
 SPLIT_OF = {"train": "train", "val": "val", "validation": "val", "dev": "val", "test": "test"}
 TRUTHS = {"true": 1.0, "false": 0.0}
+OTHER_MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that spreadsheets put between columns
 RULES = {
     "correct": "a label is a number from 0 to 1, true or false, and empty where nothing was observed",
     "cost": "a cost is in US dollars per call, 0 or more, and empty where it is unknown",
@@ -143,10 +145,22 @@ def read(path: Path, columns: Mapping[str, str]) -> pa.Table:
             why=f"its name ends in {path.suffix!r}" if path.suffix else "its name has no ending",
             fix=f"give a file whose name ends in {', '.join(readers)}; a publisher's folder: --bench NAME:path={path}",
         )
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist", fix="check the path")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist", fix="check the path") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}",
+            why="results are imported from one file",
+            fix=f"give a file; a publisher's folder: --bench NAME:path={path}",
+        )
     frame = readers[path.suffix.lower()](path)
     names = frame.column_names
+    if not names:
+        raise _no_rows(str(path))
     for source in columns:
         if source not in names:
             raise UsageError(
@@ -160,15 +174,23 @@ def _meant(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path} cannot be read", why=str(error.strerror), fix="check the path, and who may read it"
+    )
+
+
+def _no_rows(where: str) -> UsageError:
+    return UsageError(f"{where} has no rows", why="there is nothing to import", fix="is it the right file?")
+
+
 def _utf8(path: Path) -> bytes:
     """The file's bytes, which are text in UTF-8."""
     try:
         content = path.read_bytes()
         content.decode()
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read", why=str(error.strerror), fix="check who may read it"
-        ) from error
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path} is not UTF-8",
@@ -198,6 +220,13 @@ def _read_csv(path: Path) -> pa.Table:
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
     try:
         names = next((row for row in rows if row), [])
+        other = next((mark for mark in OTHER_MARKS if len(names) == 1 and mark in names[0]), None)
+        if other is not None:
+            raise UsageError(
+                f"{path} is separated by {OTHER_MARKS[other]}, not by commas",
+                why=f"its first line is {_short(names[0])}",
+                fix="save it with commas between the columns",
+            )
         return arrow.read_csv(
             pa.BufferReader(content),
             # One thread, so that an error names the row. A row must fit into a block.
@@ -514,9 +543,7 @@ def _rows(where: str, frame: pa.Table, form: Form, notes: list[Note]) -> Rows:
     import pyarrow as pa
 
     if frame.num_rows == 0:
-        raise UsageError(
-            f"{where} has no rows", why="there is nothing to import", fix="is it the right file?"
-        )
+        raise _no_rows(where)
     query = _texts(where, frame, "query")
     decoded = _objects([published.decode_prompt(value) for value in query.values])
     changed = (decoded != query.values)[query.codes]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +16,35 @@ from rph.errors import UsageError
 if TYPE_CHECKING:
     from rph.registry import Registry
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_kept: int | None = None  # stdout, while descriptor 1 is stderr
+
+
+def keep_stdout(as_json: bool) -> bool:
+    """Where the answer is JSON, let only `print_json` reach stdout from here to the end of the process.
+
+    Whatever a plugin, a library or a process of theirs prints goes to stderr: the answer stays JSON. Where sys.stdout
+    is not the process's own, as in a test, it is its owner's to say what goes where.
+    """
+    global _kept
+    own = sys.__stdout__  # None where it was closed
+    if as_json and _kept is None and own is not None and own is sys.stdout and sys.stderr is not None:
+        own.flush()
+        _kept = os.dup(1)
+        os.dup2(2, 1)
+    return as_json
+
+
+def print_json(content: Any) -> None:
+    """The answer of a command that was called with --json."""
+    text = json.dumps(content, indent=1)
+    if _kept is None:
+        typer.echo(text)
+    else:
+        with open(_kept, "w", encoding="utf-8", closefd=False) as stdout:
+            stdout.write(f"{text}\n")
+
+
+Json = Annotated[bool, typer.Option("--json", callback=keep_stdout, help="Print JSON instead of a table.")]
 Strict = Annotated[
     bool,
     typer.Option("--strict-plugins", envvar="RPH_STRICT_PLUGINS", help="A plugin that fails is an error."),

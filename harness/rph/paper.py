@@ -225,7 +225,10 @@ def _sheet(found: Comparison) -> Sheet:
             Column("difference", "percent"),
         ),
         tuple((one.what, one.ours, one.paper, one.difference) for one in found.rows),
-        (*found.notes, "Differences are in percentage points; the paper's values are those it prints, in the unit of the column."),
+        (
+            *found.notes,
+            "Differences are in percentage points; the paper's values are those it prints, in the unit of the column.",
+        ),
     )
 
 

@@ -7,24 +7,30 @@ stops nothing else. Two plugins of one name are an error that names both distrib
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import inspect
+import json
 import os
+import reprlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_args
+from types import ModuleType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pluggy
 
 from rph import hookspecs
-from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec
-from rph.disk import sha256_file
+from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec, variant_name
+from rph.disk import NAME, sha256_file
 from rph.errors import RphError, UsageError
 
 Kind = Literal["router", "encoder", "benchmark", "executor"]
@@ -36,7 +42,8 @@ SPECS: dict[Kind, type[Any]] = {
     "executor": ExecutorSpec,
 }
 OURS = "rph"  # the distribution whose plugins no allow-list can turn off
-# Whatever a plugin raises is the plugin's failure, not ours: also `sys.exit`, but never Ctrl-C.
+ALL = "all"  # where a name is asked for: every installed one
+# What is a plugin's failure, not ours, around code of which other exceptions are not: also `sys.exit`, but never Ctrl-C.
 FAILURES = (Exception, SystemExit)
 
 
@@ -53,6 +60,14 @@ class Source:
     @property
     def full_name(self) -> str:
         return f"{self.kind}-{self.name}"
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do about a failure of it."""
+        if isinstance(self.target, Path):
+            return f"repair {self.target}"
+        report = f"report it to the authors of {self.distribution}"
+        return report if self.distribution == OURS else f"leave it out with RPH_PLUGINS, or {report}"
 
     @property
     def origin(self) -> str:
@@ -129,16 +144,17 @@ class Registry:
         added = []
         for kind in KINDS:
             if hasattr(module, f"register_{kind}"):
+                unusable = f"plugin file {str(path)!r} cannot be used"
+                with plugin_errors(unusable, f"repair register_{kind}", UsageError):
+                    spec = getattr(module, f"register_{kind}")()
                 try:
-                    name = getattr(module, f"register_{kind}")().card.name
-                except FAILURES as error:
-                    raise UsageError(
-                        f"plugin file {str(path)!r} cannot be used",
-                        why=f"register_{kind} raised {type(error).__name__}: {error}",
-                        fix="return a spec whose card has a name",
-                    ) from error
+                    _check_records(kind, spec)
+                except (TypeError, ValueError) as error:
+                    raise UsageError(unusable, why=str(error), fix=f"repair register_{kind}") from error
                 added.append(
-                    Source(kind=kind, name=name, distribution="local file", version="0", target=path)
+                    Source(
+                        kind=kind, name=spec.card.name, distribution="local file", version="0", target=path
+                    )
                 )
         if not added:
             raise UsageError(
@@ -233,14 +249,16 @@ class Registry:
             module = _import_file(target) if isinstance(target, Path) else target.load()
             spec = self._spec_of(source, module)
             _check_spec(source, spec)
-        except RphError:
+        except (RphError, KeyboardInterrupt):
             raise
-        except FAILURES as error:
+        except BaseException as error:
             needed, fix = _unmet(source, error)
+            installed = "" if isinstance(source.target, Path) else "is installed but "
+            install = "install what it needs, or " if isinstance(error, ImportError) else ""
             raise RphError(
-                f"{source.kind} {source.name!r} is installed but cannot be used",
+                f"{source.kind} {source.name!r} {installed}cannot be used",
                 why=f"{type(error).__name__}: {error}{needed}",
-                fix=fix or f"install what it needs, or report it to the authors of {source.distribution}",
+                fix=fix or install + source.remedy,
             ) from error
         return Plugin(source=source, spec=spec, module=module)
 
@@ -263,9 +281,7 @@ class Registry:
 
 
 def _check_spec(source: Source, spec: Any) -> None:
-    expected = SPECS[source.kind]
-    if not isinstance(spec, expected):
-        raise TypeError(f"register_{source.kind} returned {type(spec).__name__}, not {expected.__name__}")
+    _check_records(source.kind, spec)
     if spec.card.name != source.name:
         raise ValueError(
             f"it registers the name {spec.card.name!r}, but its entry point is named {source.full_name!r}"
@@ -274,12 +290,101 @@ def _check_spec(source: Source, spec: Any) -> None:
         raise RphError(
             f"{source.kind} {source.name!r} is written for a newer rph",
             why=f"it states API version {spec.api}, and rph {version(OURS)} has version {hookspecs.API_VERSION}",
-            fix=f"pip install --upgrade rph, or install an older {source.distribution}",
+            fix="pip install --upgrade rph"
+            + ("" if isinstance(source.target, Path) else f", or install an older {source.distribution}"),
         )
-    if isinstance(spec, RouterSpec) and not 1 <= len(spec.grid) <= MAX_VARIANTS:
+    if isinstance(spec, RouterSpec) and (problem := wrong_with_grid(spec.grid)):
+        raise ValueError(problem)
+
+
+def _check_records(kind: Kind, spec: Any) -> None:
+    """TypeError or ValueError where the spec or its card does not hold what its fields say, or has no usable name."""
+    expected = SPECS[kind]
+    if not isinstance(spec, expected):
+        raise TypeError(f"register_{kind} returned {type(spec).__name__}, not {expected.__name__}")
+    name = getattr(spec.card, "name", None)
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name == ALL:
         raise ValueError(
-            f"its grid has {len(spec.grid)} variants; 1 to {MAX_VARIANTS} are allowed, so that no method gets more tries"
+            f"the name on its card is {reprlib.repr(name)}; a name is made of letters, digits, dot, dash and underscore, "
+            f"since it becomes part of file names, and is not {ALL!r}"
         )
+    if isinstance(spec.api, int) and spec.api > hookspecs.API_VERSION:
+        return  # its records may be others; when it is loaded it is refused for that
+    hints = get_type_hints(expected)
+    for record, its, fields in (
+        (spec, "its", hints),
+        (spec.card, "its card's", get_type_hints(hints["card"])),
+    ):
+        for field, hint in fields.items():
+            value = getattr(record, field, None)
+            if not _fits(value, hint):
+                raise TypeError(
+                    f"{its} {field} is {reprlib.repr(value)}, not {inspect.formatannotation(hint)}"
+                )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a record's field states; a list will do for a tuple."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return isinstance(value, str)  # one that rph does not know harms nothing
+    if origin is tuple:
+        types = args[:1] * len(value) if isinstance(value, Sequence) and args[-1] is ... else args
+        return isinstance(value, (tuple, list)) and len(value) == len(types) and all(map(_fits, value, types))
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, args[0]) and _fits(one, args[1]) for key, one in value.items()
+        )
+    if origin in (type, Callable):
+        return callable(value)
+    return isinstance(value, hint)
+
+
+def wrong_with_grid(grid: Sequence[Any]) -> str:
+    """What keeps a router's variants from being trained, stored and told apart; "" where nothing does."""
+    if not 1 <= len(grid) <= MAX_VARIANTS:
+        return f"its grid has {len(grid)} variants; 1 to {MAX_VARIANTS} are allowed, so that no method gets more tries"
+    for variant in grid:
+        kind = type(variant)
+        if not dataclasses.is_dataclass(kind):
+            return f"its grid holds {reprlib.repr(variant)}, which is no instance of a dataclass"
+        if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            return f"its grid's {kind.__name__} is not frozen: @dataclass(frozen=True)"
+        try:
+            hash(variant)
+            json.dumps(dataclasses.asdict(variant), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            return (
+                f"its variant {reprlib.repr(variant)} cannot be stored ({error}); "
+                "fields are finite numbers, texts, booleans, None or tuples of them"
+            )
+    if len({type(variant) for variant in grid}) > 1:
+        return "the variants of its grid are of more than one class"
+    if len(set(grid)) < len(grid):
+        return "two variants of its grid are equal"
+    names = [variant_name(variant) for variant in grid]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return f"two variants of its grid are both named {' and '.join(twice)}" if twice else ""
+
+
+@contextlib.contextmanager
+def plugin_errors(what: str, fix: str, kind: type[RphError] = RphError) -> Iterator[None]:
+    """Whatever a plugin raises in the block is the plugin's failure, also `sys.exit`, but never Ctrl-C: an
+    RphError that says `what` failed and where.
+    """
+    try:
+        yield
+    except (RphError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if Path(frame.filename).parent != Path(__file__).parent]
+        where = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
+        raise kind(what, why=f"{type(error).__name__}: {error}{where}", fix=fix) from error
 
 
 def _unmet(source: Source, error: BaseException) -> tuple[str, str]:
@@ -328,7 +433,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]  # also after Ctrl-C: a half-run module must not be found there
-        if not isinstance(error, FAILURES):
+        if isinstance(error, KeyboardInterrupt):
             raise
         raise UsageError(
             f"plugin file {str(path)!r} cannot be used",

@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import operator
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,8 +20,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from types import ModuleType, NoneType, SimpleNamespace, UnionType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -54,7 +55,7 @@ from rph.api import (
 )
 from rph.errors import RphError, UsageError
 from rph.executors import Executor
-from rph.registry import OURS, Kind, Plugin, Registry
+from rph.registry import ALL, OURS, Kind, Plugin, Registry, plugin_errors
 from rph.results import CellResult
 from rph.store import Failed, Identity, Scored, Store, digest
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
 
+T = TypeVar("T")
 PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
 RESULT_CODE = (metrics, protocol, results, sys.modules[__name__])  # what makes a result of stored scores
 SHARED_CODE = (arrays, neighbours, clusters, heads, headrouter)  # numeric code that routers share
@@ -175,12 +177,19 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
-CONVERT = {"int": int, "float": float, "str": str}
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+CONVERT: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _truth, Path: Path}
 
 
 def typed_options(function: Any, options: dict[str, str], what: str) -> dict[str, Any]:
-    """The options as `function`'s keyword arguments, converted by their annotations (int, float, str)."""
-    parameters = inspect.signature(function).parameters
+    """The options as `function`'s keyword arguments, converted by their annotations: those in CONVERT, also `| None`."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = {p.name: p for p in inspect.signature(function).parameters.values() if p.kind in by_name}
     typed = {}
     for key, value in options.items():
         if key not in parameters:
@@ -191,12 +200,43 @@ def typed_options(function: Any, options: dict[str, str], what: str) -> dict[str
                 why=f"did you mean {close[0]!r}?" if close else f"its options: {known}",
                 fix=f"`rph show {what.split()[-1].strip(chr(39))}` explains them",
             )
-        kind = str(parameters[key].annotation).split("|")[0].strip()
+        kind = _stated_type(function, parameters[key])
+        if kind not in CONVERT:
+            raise UsageError(
+                f"option {key!r} of {what} cannot be given as text",
+                why="it states no type"
+                if kind is inspect.Parameter.empty
+                else f"its type is {inspect.formatannotation(kind)}",
+                fix=f"leave it out; its authors can state {', '.join(one.__name__ for one in CONVERT)}",
+            )
         try:
             typed[key] = CONVERT[kind](value)
         except ValueError as error:
-            raise UsageError(f"option {key}={value} of {what} is not a valid {kind}") from error
+            raise UsageError(f"option {key}={value} of {what} is not a valid {kind.__name__}") from error
+    required = [name for name, p in parameters.items() if p.default is p.empty and name not in typed]
+    if required:
+        raise UsageError(
+            f"{what} needs a value for {' and '.join(required)}",
+            why="there is no default",
+            fix="write it after the name: NAME:" + ",".join(f"{name}=..." for name in required),
+        )
     return typed
+
+
+def _stated_type(function: Any, parameter: inspect.Parameter) -> Any:
+    """What the parameter's annotation stands for, without `None`; for an unknown name the annotation itself.
+
+    Other annotations are left alone: they may name what is imported for type checkers only.
+    """
+    alone = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    code = inspect.unwrap(function.__init__ if inspect.isclass(function) else function)
+    try:
+        hint = get_type_hints(alone, getattr(code, "__globals__", {}))[parameter.name]
+    except NameError:
+        return parameter.annotation
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    return next(kind for kind in get_args(hint) if kind is not NoneType)
 
 
 def benchmark_loader(registry: Registry, text: str) -> Callable[[], RoutingDataset]:
@@ -205,19 +245,27 @@ def benchmark_loader(registry: Registry, text: str) -> Callable[[], RoutingDatas
     Raises UsageError for a name or an option that does not exist; nothing is read yet.
     """
     path = Path(text).expanduser()
-    if path.is_dir():
+    before_options = text.partition(":")[0]
+    is_path = bool({"/", os.sep} & set(before_options)) or text.startswith((".", "~"))
+    # Any other folder that happens to have a benchmark's name, as one of results, must not hide the benchmark.
+    if table.is_table(path) or (is_path and path.is_dir()):
         return lambda: table.read(path)
-    name, options = parse_name(text)
-    if "/" in name or name.startswith((".", "~")):
+    if is_path:
         raise UsageError(
             f"benchmark folder {text!r} does not exist", fix="give a folder with a bench.yaml, or a name"
         )
-    spec: BenchmarkSpec = registry.load("benchmark", name).spec
-    typed = typed_options(spec.load, options, f"benchmark {name!r}")
+    name, options = parse_name(text)
+    plugin = registry.load("benchmark", name)
+    spec: BenchmarkSpec = plugin.spec
+    with plugin_errors(f"benchmark {name!r} cannot be used", plugin.source.remedy):
+        typed = typed_options(spec.load, options, f"benchmark {name!r}")
 
     def load() -> RoutingDataset:
-        dataset = spec.load(**typed)
-        table.check(dataset)
+        with plugin_errors(f"benchmark {name!r} cannot be loaded", plugin.source.remedy):
+            dataset = spec.load(**typed)
+            if not isinstance(dataset, RoutingDataset):
+                raise TypeError(f"its load returned {type(dataset).__name__}, not RoutingDataset")
+            table.check(dataset)
         return dataset
 
     return load
@@ -236,7 +284,9 @@ def build_executor(
     registry: Registry, name: str, workers: int | None, limit: float | None, device: str
 ) -> Executor:
     """An executor by name; see `ExecutorSpec` for the rest."""
-    executor: Executor = registry.load("executor", name).spec.build(workers, limit, device)
+    plugin = registry.load("executor", name)
+    with plugin_errors(f"executor {name!r} cannot be started", plugin.source.remedy):
+        executor: Executor = plugin.spec.build(workers, limit, device)
     return executor
 
 
@@ -245,14 +295,47 @@ def build_encoder(registry: Registry, text: str) -> BuiltEncoder:
     name, options = parse_name(text)
     plugin = registry.load("encoder", name)
     spec: EncoderSpec = plugin.spec
-    built = spec.build(**typed_options(spec.build, options, f"encoder {name!r}"))
+    with plugin_errors(f"encoder {name!r} cannot be built", plugin.source.remedy):
+        built = spec.build(**typed_options(spec.build, options, f"encoder {name!r}"))
+        identity = built.identity()
+        if not isinstance(identity, str):
+            raise TypeError(f"its identity is {identity!r}, not text")
     return BuiltEncoder(label=spec.name, spec=spec, encoder=built)
 
 
 def expand(registry: Registry, kind: Kind, names: Sequence[str]) -> list[str]:
     """`all` becomes every installed name of the kind; repeated names count once."""
-    every = [n for name in names for n in (registry.names(kind) if name == "all" else [name])]
+    every = [n for name in names for n in (registry.names(kind) if name == ALL else [name])]
     return list(dict.fromkeys(every))
+
+
+def usable(
+    registry: Registry,
+    kind: Kind,
+    names: Sequence[str],
+    make: Callable[[str], T],
+    failures: list[Failure],
+) -> list[tuple[str, T]]:
+    """Each name, `all` expanded, with what `make` gives for it. A plugin that is broken becomes a failure.
+
+    Raises UsageError for a wrong name or option that was given; one that only `all` stands for is a failure too.
+    """
+    found = []
+    for name in expand(registry, kind, names):
+        with failing(failures, "plugins", also_usage=name not in names):
+            found.append((name, make(name)))
+    return found
+
+
+@contextlib.contextmanager
+def failing(failures: list[Failure], what: str, *, also_usage: bool = True) -> Iterator[None]:
+    """An RphError in the block is recorded, and the run goes on with the next thing."""
+    try:
+        yield
+    except RphError as error:
+        if isinstance(error, UsageError) and not also_usage:
+            raise
+        failures.append(Failure(what=what, error=error))
 
 
 def resolve_device(name: str) -> str:
@@ -361,35 +444,28 @@ def plan(
 ) -> Iterator[Cell]:
     """The cells, one after the other; a benchmark is read when its first cell is asked for.
 
-    Raises UsageError for unknown names at once; a benchmark that cannot be read becomes a failure of `outcome`.
+    Raises UsageError for unknown names at once; a plugin that is broken and a benchmark that cannot be read become
+    failures of `outcome`.
     """
-    plugins = [registry.load("router", name) for name in expand(registry, "router", routers)]
-    built = [build_encoder(registry, name) for name in expand(registry, "encoder", encoders)]
-    loaders = {bench: benchmark_loader(registry, bench) for bench in expand(registry, "benchmark", benches)}
+    failures = outcome.failures
+    plugins = usable(registry, "router", routers, lambda name: registry.load("router", name), failures)
+    built = usable(registry, "encoder", encoders, lambda name: build_encoder(registry, name), failures)
+    loaders = usable(registry, "benchmark", benches, lambda name: benchmark_loader(registry, name), failures)
 
     def cells() -> Iterator[Cell]:
-        for bench, load in loaders.items():
+        for bench, load in loaders if plugins and built else ():
             dataset = None
-            with _failing(outcome, f"benchmark {bench}"):
+            with failing(failures, f"benchmark {bench}"):
                 dataset = with_prices(load(), settings.prices)
             if dataset is None:
                 continue
             if dataset.subset:
                 report.note(f"{dataset.name}: {dataset.subset}")
-            for encoder in built:
+            for _, encoder in built:
                 pair = Pair(dataset, encoder, settings, report)
-                yield from (Cell(pair, plugin, store) for plugin in plugins)
+                yield from (Cell(pair, plugin, store) for _, plugin in plugins)
 
     return cells()
-
-
-@contextlib.contextmanager
-def _failing(outcome: Outcome, what: str) -> Iterator[None]:
-    """An RphError in the block is recorded, and the run goes on with the next thing."""
-    try:
-        yield
-    except RphError as error:
-        outcome.failures.append(Failure(what=what, error=error))
 
 
 class Pair:
@@ -448,6 +524,7 @@ class Cell:
         self._tested: dict[Trial, float | None] = {}  # the same on test: reported, never selected by
         self._seconds: dict[Trial, float] = {}  # of the same
         self._goal = self._shown = 0  # trials of the present stage, and how many of them are done
+        self._noted = False  # one note is enough: what is said of one trial holds for many
 
     @cached_property
     def cell_key(self) -> str:
@@ -527,11 +604,18 @@ class Cell:
             except StopIteration as end:
                 selection: protocol.Selection | None = end.value
                 break
+        if selection is None and self._failed:
+            shown = any(failed.traceback for failed in self._failed.values())
+            raise RphError(
+                "no variant finished",
+                why=f"{len(self._failed)} trial(s) failed",
+                fix=f"repair the router{' (tracebacks above)' if shown else ''}, then run the same command",
+            )
         if selection is None:
             raise RphError(
-                f"{self.title}: no variant finished",
-                why=f"{len(self._failed)} trial(s) failed",
-                fix="repair the router (tracebacks above), then run the same command",
+                "no variant can be chosen",
+                why="none sends a val query to a model that was observed on it",
+                fix="give the val split of the benchmark more labels",
             )
         self.result = self._result(selection)
         if not self._failed:  # a failed trial is told in every run
@@ -575,9 +659,9 @@ class Cell:
                 missing.append(trial)
         if missing and not self.pair.settings.train:
             raise RphError(
-                f"{self.title}: {len(missing)} of {len(wanted)} trials are not in the store",
-                why="`rph score` trains nothing",
-                fix="run `rph eval` with the same options first",
+                f"{len(missing)} of {len(wanted)} trials are not in the store",
+                why="this command trains nothing",
+                fix=f"`rph eval` with the same options trains {self.title}",
             )
         return missing
 
@@ -586,6 +670,9 @@ class Cell:
         for trial, outcome in outcomes:
             if isinstance(outcome, Scored):
                 self._finish(trial, outcome)
+                if outcome.note and not self._noted:
+                    self._noted = True
+                    self.pair.report.note(f"{self.title}: {outcome.note}")
             else:
                 self._failed[trial] = outcome
         self._report(self._shown + len(outcomes))

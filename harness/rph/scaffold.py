@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rph import __version__, disk
-from rph.errors import RphError, UsageError
+from rph.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,17 +54,19 @@ def distribution(kind: str, name: str) -> str:
 def write(kind: str, name: str, out: Path | None = None) -> Path:
     """Write the package of a plugin into `out`, whole or not at all, and return the folder.
 
-    Raises UsageError for a kind or name that cannot be, and for a folder that is not empty; RphError without copier.
+    Raises UsageError for a kind or name that cannot be, for a folder that is not empty, and without copier; RphError
+    where nothing can be written.
     """
     _check(kind, name)
     package = distribution(kind, name)
     folder = out or Path(package)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}",
-            why="nothing is written over",
-            fix="give another folder with --out",
-        )
+    with disk.disk_errors("a new package", folder):  # to look at it may be forbidden
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UsageError(
+                f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}",
+                why="nothing is written over",
+                fix="give another folder with --out",
+            )
     copy = _engine()
     with disk.new_folder(folder, "a new package") as temporary:
         copy(
@@ -114,7 +116,7 @@ def _engine() -> Callable[..., object]:
     try:
         from copier import run_copy
     except ImportError as error:
-        raise RphError(
+        raise UsageError(
             "`rph new` needs a template engine that is not installed",
             why=str(error),
             fix="pip install 'rph[new]'",

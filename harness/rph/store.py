@@ -65,8 +65,20 @@ class Identity:
     decided_by: dict[str, Any]  # JSON-able
 
     @property
+    def text(self) -> str:
+        """`decided_by` as it is kept and hashed. Raises RphError where it holds what JSON, and so SQLite, cannot."""
+        try:
+            return _canonical(self.decided_by, allow_nan=False)
+        except ValueError as error:
+            raise RphError(
+                "a trial cannot be kept in the run store",
+                why=f"NaN or an infinity is among what decides its result: {self.decided_by.get('variant')}",
+                fix="give that field of the variant a finite number, or None",
+            ) from error
+
+    @property
     def key(self) -> str:
-        return digest(self.decided_by)
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +88,7 @@ class Scored:
     val: Float32  # [N_val, K]
     test: Float32  # [N_test, K]
     seconds: float
+    note: str = ""  # what the user should know of how it was trained; not kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +102,11 @@ class Failed:
 
 def digest(content: Any) -> str:
     """Hex sha256 of the canonical JSON of `content`."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+def _canonical(content: Any, *, allow_nan: bool = True) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
 
 
 class Store:
@@ -181,12 +198,11 @@ class Store:
         else:
             traceback = f"{outcome.traceback.rstrip()}\n{outcome.reason}"
         status = "done" if sha256 else "failed"
-        decided_by = json.dumps(identity.decided_by, sort_keys=True)
         return (
             identity.key,
             identity.cell,
             status,
-            decided_by,
+            identity.text,
             sha256,
             outcome.seconds,
             traceback,
@@ -289,7 +305,8 @@ class Store:
         with _explained(self.folder / "trials.sqlite"):
             rows = self._db.execute(
                 "SELECT json_extract(decided_by, '$.router') AS router, json_extract(decided_by, '$.benchmark') AS bench,"
-                " avg(seconds) FROM trials WHERE status = 'done' GROUP BY router, bench"
+                # An older rph wrote NaN into some rows; SQLite would refuse the whole question for one of them.
+                " avg(seconds) FROM trials WHERE status = 'done' AND json_valid(decided_by) GROUP BY router, bench"
             ).fetchall()
         return {(router, bench): mean for router, bench, mean in rows if router and bench}
 

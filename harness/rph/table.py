@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +38,6 @@ FORMAT = "routing-table/1"
 HEAD = "bench.yaml"
 REQUIRED = ("format", "name", "models", "costs", "splits")
 OPTIONAL = ("citation", "source", "description", "labels", "licence", "subset")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a benchmark's name becomes part of file names
 ROWS = 4096  # checked at once
 CHECKSUMS = "checksums.json"  # only in converted benchmarks: file name -> sha256
 CONVERTED = "converted by rph"  # the source that a converted benchmark names
@@ -331,13 +329,19 @@ def _repeated(names: Sequence[str]) -> str | None:
 
 def check(dataset: RoutingDataset) -> None:
     """Raise UsageError unless the benchmark can be run: every one passes here before it is."""
-    if not NAME.fullmatch(dataset.name):
+    if not isinstance(dataset.name, str) or not disk.NAME.fullmatch(dataset.name):
         raise UsageError(
             f"benchmark name {dataset.name!r} cannot be used",
             why="it becomes part of file names",
             fix="use letters, digits, dot, dash and underscore, beginning with a letter or digit",
         )
     what = f"benchmark {dataset.name!r}"
+    if not isinstance(dataset.models, (tuple, list)) or not all(isinstance(m, str) for m in dataset.models):
+        raise UsageError(
+            f"{what}: `models` are not names",
+            why=f"they are {dataset.models!r}",
+            fix="give a tuple of strings",
+        )
     if not dataset.models or not all(dataset.models):
         raise UsageError(
             f"{what}: `models` is empty or has an empty name",
@@ -358,6 +362,12 @@ def check(dataset: RoutingDataset) -> None:
                     f"{what} has {kind} in some splits and none in others",
                     fix="give them in all splits or in none",
                 )
+    if np.isnan(dataset.val.labels).all():
+        raise UsageError(
+            f"{what}, split 'val' has no label",
+            why="variants are chosen by their accuracy on it",
+            fix="add labels, or split the rows another way",
+        )
     unseen = np.flatnonzero(np.isnan(np.fmax.reduce(dataset.train.labels, axis=0)))  # NaN only where all are
     if len(unseen):
         names = [dataset.models[m] for m in unseen]
@@ -427,6 +437,12 @@ def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
     shape = (len(split.ids), len(models))
     for kind in ("labels", "costs", "p_correct"):
         array = getattr(split, kind)
+        if not isinstance(array, np.ndarray) and (array is not None or kind == "labels"):
+            raise UsageError(
+                f"{where}: {kind} are of type {type(array).__name__}",
+                why="expected a float32 array: a row per query, a column per model",
+                fix="np.ascontiguousarray(array, np.float32)",
+            )
         if array is not None and (
             array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous
         ):

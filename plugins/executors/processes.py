@@ -265,6 +265,7 @@ def _read(folder: str) -> trials.Inputs:
 
 def _work(pipe: connection.Connection, spool: str, device: str, memory: int, timed: bool) -> None:
     """A worker's life: tasks in, outcomes out, until the driver closes the pipe."""
+    os.dup2(2, 1)  # what a router prints is not the command's output
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     if device == "cuda":
         torch.cuda.set_device(_free_gpu(Path(spool)))

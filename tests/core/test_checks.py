@@ -178,6 +178,12 @@ class ScoresIntegers(Knn):
         return (super().scores(queries) * 1e6).astype(np.int64)
 
 
+@fault("finite-float-scores", calibrated=False)
+class ScoresBeyondFloat32(Knn):
+    def scores(self, queries):
+        return super().scores(queries).astype(np.float64) * 1e39
+
+
 @fault("scores-before-fit-raise")
 class ScoresBeforeFit(Knn):
     def scores(self, queries):
@@ -403,8 +409,8 @@ class Precise:
         (KNN.grid[::-1], "the default, k=100,weights=uniform, is not the first variant"),
         ((Thawed(),), "Thawed is not frozen"),
         ((KNN.grid[0], Config(20)), "more than one class"),
-        (("k=100",), "'k=100' is not a dataclass"),
-        ((Precise(), Precise(0.0010000001)), "two variants are both named rate=0.001"),
+        (("k=100",), "'k=100', which is no instance of a dataclass"),
+        ((Precise(), Precise(0.0010000001)), "two variants of its grid are both named rate=0.001"),
     ],
 )
 def test_a_grid_that_is_not_well_formed_is_told_what_is_wrong(grid, why):
@@ -423,6 +429,15 @@ class Raises(Knn):
 class Leaves(Knn):
     def before(self, train, val):
         raise SystemExit(3)
+
+
+class Gone(BaseException):
+    """As some libraries have: neither an Exception nor Ctrl-C."""
+
+
+class Goes(Knn):
+    def before(self, train, val):
+        raise Gone("away")
 
 
 class Interrupted(Knn):
@@ -455,7 +470,8 @@ def test_a_check_that_does_not_apply_is_skipped_with_a_reason():
 
 
 @pytest.mark.parametrize(
-    ("router", "detail"), [(Raises, "ValueError: no luck (test_checks.py:"), (Leaves, "SystemExit: 3 (")]
+    ("router", "detail"),
+    [(Raises, "ValueError: no luck (test_checks.py:"), (Leaves, "SystemExit: 3 ("), (Goes, "Gone: away (")],
 )
 def test_whatever_a_router_raises_is_a_failure_with_its_place(router, detail):
     (result,) = run_checks(faulty(router=router), only=["two-predicts-equal"])
@@ -563,7 +579,7 @@ def test_the_decorator_and_the_fixture_in_a_plugin_authors_tests(pytester):
         [
             "*FAILED*test_mine?knn-no-network?*",
             "*router 'knn' does not conform:",
-            "*well-formed-grid (failed): 0 variants*",
+            "*well-formed-grid (failed): its grid has 0 variants*",
         ]
     )
 

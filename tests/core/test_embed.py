@@ -407,7 +407,7 @@ def test_an_encoders_exception_is_passed_on_with_its_message():
 
     with pytest.raises(RphError, match="encoder 'tiny' failed while it encoded 8 queries") as raised:
         made(dataset(), Returning(fail))
-    assert raised.value.why == "ValueError: no such layer"
+    assert raised.value.why.startswith("ValueError: no such layer (test_embed.py:")
     assert isinstance(raised.value.__cause__, ValueError)
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -661,8 +662,9 @@ def test_half_of_a_surrogate_pair_is_named_with_its_line(tmp_path, row):
     [
         ("empty.csv", b"", "Empty CSV file"),
         ("long.csv", b"x" * 200_000, "field larger than field limit"),
-        ("empty.jsonl", b"", "missing: query, model, correct"),
+        ("empty.jsonl", b"", "there is nothing to import"),
         ("header.csv", b"query,model,correct\n", "there is nothing to import"),
+        ("blank.jsonl", b"\n", "there is nothing to import"),
         ("blank.csv", b"query,model,correct\n,a,1\n", "without a model, are left out"),
         ("results.xlsx", b"", "its name ends in '.xlsx'"),
         ("results", b"", "its name has no ending"),
@@ -679,8 +681,18 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         load(tmp_path / "results.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="is a folder"):
         load(tmp_path / "folder.csv")
+    with pytest.raises(UsageError, match=r"(?s)cannot be read.*too long"):
+        load(tmp_path / f"{'x' * 300}.csv")
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
+def test_a_file_with_another_mark_between_its_columns_is_told_so(tmp_path, mark, name):
+    path = tmp_path / "results.csv"
+    path.write_text(f"query{mark}model{mark}correct\nq{mark}m{mark}0,5\n")
+    with pytest.raises(UsageError, match=f"is separated by {re.escape(name)}, not by commas"):
+        load(path)
 
 
 def test_all_labels_missing_is_told(tmp_path):

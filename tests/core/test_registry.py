@@ -220,6 +220,61 @@ BROKEN = {
     ),
     "too many variants": (router("broken", variants=16), "its grid has 16 variants; 1 to 15 are allowed"),
     "no variant": (router("broken", variants=0), "its grid has 0 variants"),
+    "an exception of its own kind": ("class Gone(BaseException): pass\nraise Gone('x')", "Gone: x"),
+    "a card of another kind": (
+        router("broken").replace("card=card", "card=3"),
+        "the name on its card is None",
+    ),
+    "a router that is none": (
+        router("broken").replace("router=Mine", "router=None"),
+        "its router is None, not",
+    ),
+    "a year that is not whole": (
+        router("broken").replace("2026", "20.5"),
+        "its card's year is 20.5, not int",
+    ),
+}
+
+
+def with_grid(grid, imports="", decorator="@dataclass(frozen=True)"):
+    source = router("broken").replace("tuple(Config(k) for k in range(1))", grid)
+    return f"{imports}\n" + source.replace("@dataclass(frozen=True)", decorator)
+
+
+BROKEN |= {
+    "variants that are dicts": (with_grid("({'k': 1},)"), "its grid holds {'k': 1}, which is no instance of"),
+    "variants that are classes": (with_grid("(Config,)"), "which is no instance of a dataclass"),
+    "variants that are nothing": (with_grid("(None,)"), "its grid holds None"),
+    "variants that can change": (
+        with_grid("(Config(),)", decorator="@dataclass"),
+        "its grid's Config is not frozen",
+    ),
+    "lists in a variant": (
+        with_grid("(Config([1]),)"),
+        "its variant Config(k=[1]) cannot be stored (unhashable",
+    ),
+    "a numpy number": (
+        with_grid("(Config(np.int64(1)),)", "import numpy as np"),
+        "int64 is not JSON serializable",
+    ),
+    "a path": (
+        with_grid("(Config(Path('x')),)", "from pathlib import Path"),
+        "Path is not JSON serializable",
+    ),
+    "infinity": (
+        with_grid("(Config(float('inf')),)"),
+        "its variant Config(k=inf) cannot be stored (Out of range",
+    ),
+    "not a number": (
+        with_grid("(Config(), Config(float('nan')))"),
+        "its variant Config(k=nan) cannot be stored",
+    ),
+    "equal variants": (with_grid("(Config(1.0), Config(1))"), "two variants of its grid are equal"),
+    "variants of one name": (
+        with_grid("(Config(0.001), Config(0.0010000001))"),
+        "two variants of its grid are both named k=0.001",
+    ),
+    "no grid": (with_grid("5"), "its grid is 5, not tuple"),
 }
 
 
@@ -291,6 +346,22 @@ def test_a_plugin_for_a_later_api_is_refused_and_told_so(site, api):
     assert error.what == "router 'a' is written for a newer rph"
     assert error.why == f"it states API version {api}, and rph {rph.__version__} has version {api - 1}"
     assert error.fix == "pip install --upgrade rph, or install an older rph-a"
+
+
+def test_a_later_records_unknown_fields_are_no_reason_to_refuse_it_for_another(site):
+    source = router("a").replace("router=Mine", "router=Mine, api=99").replace("2026", "'2026'")
+    file = site.write("later.py", source)
+    found = site.registry()
+    found.add_file(file)
+    error = error_of(found.load, "router", "a")
+    assert error.what == "router 'a' is written for a newer rph"
+    assert error.fix == "pip install --upgrade rph"  # a file has no older version to install
+
+
+def test_a_list_will_do_for_a_tuple(site):
+    source = router("a", aliases=["b"]).replace("grid=tuple(", "grid=list(")
+    site.install("a", {"router-a": "mod_a"}, {"mod_a.py": source})
+    assert site.registry().load("router", "b").name == "a"
 
 
 def test_a_plugin_that_states_no_version_is_of_the_first(mine):
@@ -459,13 +530,33 @@ BAD_FILES = {
     "an import that exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
     "a hook that raises": (
         "def register_router():\n    raise KeyError('x')",
-        "register_router raised KeyError: 'x'",
+        "KeyError: 'x' (bad.py:2)",
     ),
     "a hook that exits": (
         "def register_router():\n    raise SystemExit",
-        "register_router raised SystemExit",
+        "SystemExit:  (bad.py:2)",
     ),
-    "a spec without a card": ("def register_router():\n    return 3", "'int' object has no attribute 'card'"),
+    "a hook that returns nothing": (
+        "def register_router():\n    pass",
+        "register_router returned NoneType, not RouterSpec",
+    ),
+    "an exception of its own kind": ("class Gone(BaseException): pass\nraise Gone('x')", "Gone: x"),
+    "a name that can be no file": (router("../x y"), "the name on its card is '../x y'; a name is made of"),
+    "the name that stands for all": (router("all"), "and is not 'all'"),
+    "no name": (router(None), "the name on its card is None"),
+    "a year in words": (router("a").replace("2026", "'last'"), "its card's year is 'last', not int"),
+    "aliases that are one text": (
+        router("a", aliases="abc"),
+        "its card's aliases is 'abc', not tuple[str, ...]",
+    ),
+    "expected failures without reasons": (
+        router("a").replace("aliases=()", "expected_failures=('x',)"),
+        "its card's expected_failures is ('x',), not tuple[tuple[str, str], ...]",
+    ),
+    "a deviation that is not text": (
+        router("a").replace("aliases=()", "fidelity=(1,)"),
+        "its card's fidelity is (1,), not tuple[str, ...]",
+    ),
 }
 
 
@@ -495,7 +586,10 @@ def test_a_file_that_registers_nothing_is_said_plainly(site):
 def test_a_file_without_the_decorator_is_reported(site):
     found = site.registry()
     found.add_file(site.write("bare.py", router("bare").replace("@hookimpl\n", "")))
-    assert "has no @rph.hookimpl function register_router" in error_of(found.load, "router", "bare").why
+    error = error_of(found.load, "router", "bare")
+    assert "has no @rph.hookimpl function register_router" in error.why
+    assert error.what == "router 'bare' cannot be used"
+    assert error.fix == f"repair {site.folder / 'bare.py'}"
 
 
 def test_a_file_with_the_name_of_an_installed_plugin_is_an_error_that_names_both(mine):

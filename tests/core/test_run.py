@@ -1,6 +1,8 @@
 """Whole cells on a toy benchmark: what is reported, what is stored, and what a router can never see."""
 
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Optional
 
 import numpy as np
 import pytest
@@ -8,13 +10,14 @@ from rph_plugins.executors.local import Local
 from tests import toys
 
 from rph import embed, run
-from rph.errors import UsageError
+from rph.errors import RphError, UsageError
 from rph.protocol import PRESETS
 from rph.registry import Registry
 from rph.run import Settings, benchmark_loader, build_encoder, evaluate, parse_name, typed_options
 from rph.store import Store
 
 PAPER = Settings(preset=PRESETS["paper"], device="cpu")
+SMOKE = Settings(preset=PRESETS["smoke"], device="cpu")
 
 
 class Silent:
@@ -41,9 +44,14 @@ class World:
         self.plugin = toys.write_plugin(folder / "plugin.py")
         self.store = folder / "store"
 
-    def evaluate(self, settings=PAPER, bench=None, store=None):
-        registry = Registry(entry_points(group="rph"))
-        registry.add_file(self.plugin)
+    def evaluate(self, settings=PAPER, bench=None, store=None, more="", registry=None, **names):
+        """`more` is the source of another plugin file; `names` are other benches, encoders or routers."""
+        if registry is None:
+            registry = Registry(entry_points(group="rph"))
+            registry.add_file(self.plugin)
+        if more:
+            (self.folder / "more.py").write_text(more)
+            registry.add_file(self.folder / "more.py")
         opened = Store(store or self.store)
         self.report = Silent()
         return evaluate(
@@ -51,9 +59,7 @@ class World:
             opened,
             settings,
             self.report,
-            benches=[str(bench or self.bench)],
-            encoders=["numbers"],
-            routers=["toy"],
+            **({"benches": [str(bench or self.bench)], "encoders": ["numbers"], "routers": ["toy"]} | names),
             executor=Local(),
         )
 
@@ -225,7 +231,9 @@ def test_a_router_whose_every_variant_fails_fails_its_cell(world):
     world.plugin = world.folder / "faulty.py"
     outcome = world.evaluate()
     assert outcome.results == [] and outcome.exit_code == 1
-    assert "no variant finished" in str(outcome.failures[-1].error)
+    assert outcome.failures[-1].what.startswith("toy on toy x numbers")
+    error = outcome.failures[-1].error
+    assert error.what == "no variant finished" and "tracebacks above" in error.fix
 
 
 def test_unobserved_labels_lower_coverage_and_are_never_wrong_answers(world):
@@ -306,6 +314,246 @@ def test_options_are_typed_and_unknown_ones_refused():
         typed_options(load, {"shar": "1"}, "benchmark 'b'")
     with pytest.raises(UsageError, match=r"n=many .* not a valid int"):
         typed_options(load, {"n": "many"}, "benchmark 'b'")
+
+
+if TYPE_CHECKING:
+    from nowhere import Unknown
+
+
+class Takes:
+    def __init__(self, path: Path, *, n: "int | None" = None, on: bool = False) -> "Unknown":
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "typed"),
+    [
+        (lambda: None, {}, {}),
+        (Takes, {"path": "x", "n": "3", "on": "True"}, {"path": Path("x"), "n": 3, "on": True}),
+        (Takes, {"path": "x", "on": "false"}, {"path": Path("x"), "on": False}),
+    ],
+)
+def test_options_of_functions_and_classes_are_typed_by_what_their_annotations_stand_for(
+    function, given, typed
+):
+    assert typed_options(function, given, "it") == typed
+
+
+def test_annotations_are_read_as_they_are_and_as_text():
+    def load(
+        a: int = 3,
+        b: str = "",
+        c: Optional[int] = None,  # noqa: UP045 - as others write it
+        d: float | None = None,
+        e: "str" = "",
+        **others,
+    ):
+        pass
+
+    given = dict.fromkeys("abcde", "7")
+    assert typed_options(load, given, "it") == {"a": 7, "b": "7", "c": 7, "d": 7.0, "e": "7"}
+    with pytest.raises(UsageError, match="no option 'others'"):
+        typed_options(load, {"others": "1"}, "it")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("bare", "it states no type"),
+        ("many", r"its type is list\[int\]"),
+        ("some", "its type is .*Literal"),
+        ("unknown", "its type is 'Unknown'"),
+    ],
+)
+def test_an_option_of_a_type_that_text_cannot_give_is_refused(name, why):
+    def load(bare=1, many: list[int] = (), some: Literal["a"] = "a", unknown: "Unknown" = None):
+        pass
+
+    with pytest.raises(UsageError, match=why):
+        typed_options(load, {name: "1"}, "benchmark 'b'")
+
+
+def test_an_option_without_a_default_is_asked_for_and_a_truth_is_true_or_false():
+    with pytest.raises(UsageError, match="encoder 'e' needs a value for path"):
+        typed_options(Takes, {"n": "3"}, "encoder 'e'")
+    with pytest.raises(UsageError, match=r"on=maybe .* not a valid bool"):
+        typed_options(Takes, {"path": "x", "on": "maybe"}, "encoder 'e'")
+
+
+BENCHMARK = """
+import dataclasses, sys
+import numpy as np
+import rph
+
+class Gone(BaseException):
+    pass
+
+def split(name):
+    texts = [f"number {{i}}" for i in range(6)]
+    labels = np.eye(6, 2, dtype=np.float32)
+    return rph.Split(ids=[name + text for text in texts], queries=texts, tasks=[""] * 6, labels=labels)
+
+def load({parameters}):
+    made = rph.RoutingDataset(
+        name="mine", models=("a", "b"), train=split("train"), val=split("val"), test=split("test")
+    )
+    {body}
+
+@rph.hookimpl
+def register_benchmark():
+    card = rph.BenchmarkCard(
+        name="mine", title="t", citation="c", url="", licence="MIT", models=(), splits=None, costs=False,
+        label_rule="", split_rule="",
+    )
+    return rph.BenchmarkSpec(card=card, load=load)
+"""
+
+
+def benchmark(body, parameters=""):
+    return BENCHMARK.format(body=body, parameters=parameters)
+
+
+BROKEN_LOADS = {
+    "exits": ("sys.exit(0)", "SystemExit: 0 (more.py:"),
+    "raises": ("open('/nowhere/at/all')", "FileNotFoundError: [Errno 2]"),
+    "an exception of its own kind": ("raise Gone('away')", "Gone: away (more.py:"),
+    "nothing": ("return None", "its load returned NoneType, not RoutingDataset"),
+    "no name": ("return dataclasses.replace(made, name=None)", "benchmark name None cannot be used"),
+    "labels in lists": (
+        "return dataclasses.replace(made, val=dataclasses.replace(made.val, labels=[[0.0, 1.0]] * 6))",
+        "labels are of type list",
+    ),
+    "models that are numbers": ("return dataclasses.replace(made, models=(1, 2))", "`models` are not names"),
+    "ids that are a number": (
+        "return dataclasses.replace(made, val=dataclasses.replace(made.val, ids=6))",
+        "TypeError: object of type 'int' has no len()",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "why"), BROKEN_LOADS.values(), ids=BROKEN_LOADS)
+def test_a_benchmark_that_breaks_in_its_load_fails_alone(world, body, why):
+    outcome = world.evaluate(SMOKE, benches=["mine", str(world.bench)], more=benchmark(body))
+    assert [result.bench for result in outcome.results] == ["toy"]
+    (failure,) = outcome.failures
+    assert failure.what == "benchmark mine" and why in str(failure.error) and outcome.exit_code == 1
+    assert "mine" in str(failure.error) or "name None" in str(failure.error)
+
+
+def test_the_options_of_a_third_partys_benchmark_reach_it(world):
+    source = benchmark("return dataclasses.replace(made, name=f'mine-{n}')", "n: int = 3")
+    outcome = world.evaluate(SMOKE, benches=["mine:n=5"], more=source)
+    assert outcome.failures == [] and outcome.results[0].bench == "mine-5"
+
+
+ENCODER = """
+import sys
+import rph
+import numpy as np
+
+class Mine:
+    def __init__(self):
+        {init}
+
+    def identity(self):
+        {identity}
+
+    def fit(self, texts):
+        {fit}
+
+    def encode(self, texts, *, device):
+        {encode}
+
+@rph.hookimpl
+def register_encoder():
+    card = rph.EncoderCard(
+        name="mine", title="t", hf_id="", revision="", dim=None, pooling="none", normalise=False, prefix="",
+        max_tokens=None, dtype="float32", licence="MIT", citation="none", fitted=True,
+    )
+    return rph.EncoderSpec(card=card, build={build})
+"""
+SOUND = {"init": "pass", "identity": "return 'mine'", "fit": "pass", "encode": "return []", "build": "Mine"}
+BROKEN_ENCODERS = {
+    "raises when built": ({"init": "raise ValueError('bad')"}, "ValueError: bad (more.py:"),
+    "raises when asked for its identity": (
+        {"identity": "raise OSError('no weights')"},
+        "OSError: no weights",
+    ),
+    "has no identity": ({"identity": "return None"}, "its identity is None, not text"),
+    "is not an encoder": ({"build": "lambda: None"}, "'NoneType' object has no attribute 'identity'"),
+    "exits when fitted": ({"fit": "sys.exit(0)"}, "SystemExit: 0 (more.py:"),
+    "exits when it encodes": ({"encode": "sys.exit(0)"}, "SystemExit: 0 (more.py:"),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), BROKEN_ENCODERS.values(), ids=BROKEN_ENCODERS)
+def test_an_encoder_that_breaks_anywhere_fails_alone(world, change, why):
+    outcome = world.evaluate(SMOKE, encoders=["mine", "numbers"], more=ENCODER.format(**(SOUND | change)))
+    assert [result.encoder for result in outcome.results] == ["numbers"]
+    (failure,) = outcome.failures
+    assert why in failure.error.why and "encoder 'mine'" in failure.error.what and outcome.exit_code == 1
+
+
+def test_an_executor_that_breaks_at_its_start_is_named(tmp_path):
+    (tmp_path / "more.py").write_text(
+        "import rph, sys\n@rph.hookimpl\ndef register_executor():\n"
+        "    card = rph.ExecutorCard(name='mine', title='t')\n"
+        "    return rph.ExecutorSpec(card=card, build=lambda *_: sys.exit(0))"
+    )
+    registry = Registry(())
+    registry.add_file(tmp_path / "more.py")
+    with pytest.raises(RphError, match="executor 'mine' cannot be started") as error:
+        run.build_executor(registry, "mine", None, None, "cpu")
+    assert error.value.why == "SystemExit: 0 (more.py:5)"
+
+
+@pytest.mark.parametrize("names", [["all"], ["toy", "broken"]])
+def test_a_broken_plugin_fails_alone_whether_named_or_among_all(world, names):
+    registry = Registry(())
+    registry.add_file(world.plugin)
+    bad = toys.write_plugin(world.folder / "broken.py", '({"noise": 0.0},)')
+    bad.write_text(
+        bad.read_text().replace('"toy", title', '"broken", title').replace('"numbers", title', '"x", title')
+    )
+    registry.add_file(bad)
+    outcome = world.evaluate(SMOKE, routers=names, registry=registry)
+    assert [result.router for result in outcome.results] == ["toy"]
+    (failure,) = outcome.failures
+    assert "its grid holds {'noise': 0.0}" in failure.error.why and outcome.exit_code == 1
+
+
+def test_what_is_wrong_with_a_name_that_only_all_stands_for_is_a_failure(world):
+    registry = Registry(())
+    registry.add_file(world.plugin)
+    (world.folder / "more.py").write_text(benchmark("return made", "path: str"))
+    registry.add_file(world.folder / "more.py")
+    outcome = world.evaluate(SMOKE, benches=["all", str(world.bench)], registry=registry)
+    assert [result.bench for result in outcome.results] == ["toy"]
+    assert outcome.failures[0].error.what == "benchmark 'mine' needs a value for path"
+    with pytest.raises(UsageError, match="needs a value for path"):
+        world.evaluate(SMOKE, benches=["mine"], registry=registry)
+
+
+def test_a_folder_hides_no_benchmark_unless_it_is_one(world, monkeypatch):
+    found = Registry(entry_points(group="rph"))
+    monkeypatch.chdir(world.folder)
+    (world.folder / "synthetic").mkdir()
+    assert benchmark_loader(found, "synthetic:n=60")().name.startswith("synthetic-n60")
+    assert benchmark_loader(found, "synthetic").__qualname__.endswith("load")
+    assert benchmark_loader(found, "bench")().name == "toy"
+    with pytest.raises(UsageError, match="is not a benchmark folder"):
+        benchmark_loader(found, "./synthetic")()
+
+
+def test_labels_of_models_that_no_variant_routes_to_are_not_the_routers_fault(world):
+    frames = toys.tables()
+    even = frames["val"]["correct/small"] == 1.0  # there the router chooses 'small'
+    frames["val"][["correct/small", "correct/large"]] = np.nan
+    frames["val"].loc[~even, "correct/middle"] = np.nan
+    bench = toys.write_bench(world.folder / "unseen", frames, name="unseen")
+    outcome = world.evaluate(SMOKE, bench=bench)
+    (failure,) = outcome.failures
+    assert failure.error.what == "no variant can be chosen" and "router" not in failure.error.fix
 
 
 def test_unknown_names_are_refused_before_anything_runs(world):

@@ -47,6 +47,22 @@ def test_a_package_holds_all_that_is_published_and_no_template_is_left_in_it(kin
     assert "rph.testing" in tests.read_text()
 
 
+@pytest.mark.parametrize("name", ["class", "dot", "c-onfig"])
+def test_the_imports_are_sorted_whatever_the_class_is_called(name, tmp_path):
+    for kind in KINDS:
+        folder = scaffold.write(kind, name, tmp_path / kind)
+        ruff = (Path(sys.executable).parent / "ruff", "check", "--no-cache", "--extend-select", "I", ".")
+        done = subprocess.run(ruff, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_a_package_promises_what_the_policy_does(tmp_path):
+    policy = " ".join((ROOT / "docs" / "stability.md").read_text().split())
+    assert "Before 1.0.0 the last row is a minor version" in policy
+    readme = " ".join((scaffold.write("router", "abc", tmp_path / "new") / "README.md").read_text().split())
+    assert "until rph's next major version, before rph 1.0.0 until its next minor one" in readme
+
+
 def test_the_workflow_is_valid_and_the_one_of_the_example(tmp_path):
     folder = scaffold.write("router", "softmax", tmp_path / "new")
     workflow = Path(".github", "workflows", "test.yml")
@@ -138,9 +154,14 @@ def test_where_nothing_can_be_written_it_is_said(tmp_path):
         scaffold.write("router", "abc", tmp_path / "file" / "out")
 
 
+def test_a_folder_that_cannot_be_looked_at_is_told(tmp_path):
+    with pytest.raises(RphError, match=r"(?s)cannot be written.*too long.*name another place"):
+        scaffold.write("router", "abc", tmp_path / ("x" * 300))
+
+
 def test_without_the_engine_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "copier", None)
-    with pytest.raises(RphError) as caught:
+    with pytest.raises(UsageError) as caught:
         scaffold.write("router", "abc", tmp_path / "out")
-    assert caught.value.exit_code == 1 and caught.value.fix == "pip install 'rph[new]'"
+    assert caught.value.exit_code == 2 and caught.value.fix == "pip install 'rph[new]'"
     assert list(tmp_path.glob("out")) == []

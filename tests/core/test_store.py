@@ -302,6 +302,26 @@ def test_the_store_knows_how_a_trial_failed_how_many_are_done_and_how_long_they_
     assert store.seconds_per_trial() == {("knn", "b"): 2.0, ("mlp", "b"): 9.0}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_cannot_hold_is_refused_with_the_variant(tmp_path, value):
+    odd = Identity(cell="c", decided_by={"router": "knn", "variant": {"k": value}})
+    store = Store(tmp_path)
+    with pytest.raises(RphError, match=rf"(?s)cannot be kept.*'k': {value}.*fix: .*finite"):
+        store.put([(odd, scored())])
+    assert store.counts()["done"] == 0
+
+
+def test_a_row_that_is_no_json_is_left_out_of_the_times(tmp_path):
+    store = Store(tmp_path)
+    decided_by = {"router": "knn", "benchmark": "b"}
+    store.put([(Identity(cell="c", decided_by={**decided_by, "seed": seed}), scored()) for seed in range(2)])
+    store._db.execute(
+        "UPDATE trials SET decided_by = replace(decided_by, '\"seed\":1', '\"seed\":NaN'), seconds = 99"
+        " WHERE decided_by LIKE '%\"seed\":1%'"
+    )
+    assert store.seconds_per_trial() == {("knn", "b"): 1.5}
+
+
 def test_no_room_is_said_and_nothing_half_written_counts(tmp_path):
     code = """
         import resource, sys

@@ -439,6 +439,13 @@ def test_a_good_dataset_passes():
         (spoilt(queries=["q", "\ud83d", "q", "q"]), "query of row 1 (id 'val-1') is not valid Unicode"),
         (dataset(models=("a", "")), "has an empty name"),
         (dataset(name="../x"), "cannot be used"),
+        (dataset(name=None), "benchmark name None cannot be used"),
+        (dataset(models=(1, 2)), "`models` are not names"),
+        (dataset(models="ab"), "`models` are not names"),
+        (spoilt(labels=[[1.0, 0.0]] * 4), "labels are of type list"),
+        (spoilt(labels=None), "labels are of type NoneType"),
+        (spoilt(costs=[[1.0, 0.0]] * 4), "costs are of type list"),
+        (spoilt(labels=np.full((4, 2), np.nan, np.float32)), "split 'val' has no label"),
     ],
 )
 def test_a_dataset_that_cannot_be_run_is_refused(bad, expected):

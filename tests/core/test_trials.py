@@ -28,13 +28,22 @@ class Config:
     fault: str = ""
 
 
+class Gone(BaseException):
+    """As some libraries have: neither an Exception nor Ctrl-C."""
+
+
 def faulty(scores, fault):
+    if fault == "gone":
+        raise Gone("away")
     if fault == "raise":
         raise RuntimeError("broken on purpose")
     if fault == "nan":
         scores[1, 2] = np.nan
     if fault == "infinite":
         scores[0, 0] = np.inf
+    if fault == "too large for float32":
+        scores = scores.astype(np.float64)
+        scores[0, 0] = 1e39
     if fault == "columns":
         return scores[:, :2]
     if fault == "rows":
@@ -89,8 +98,10 @@ def trials_of(*configs, seeds=(42,)):
 
 FAULTS = {
     "raise": "RuntimeError: broken on purpose",
+    "gone": "Gone: away",
     "nan": "1 of 12 scores are NaN or infinite",
     "infinite": "1 of 12 scores are NaN or infinite",
+    "too large for float32": "1 of 12 scores are NaN or infinite as float32",
     "columns": r"shape \(4, 2\), not \(4, 3\)",
     "rows": r"shape \(3, 3\), not \(4, 3\)",
     "integers": "not floating point",
@@ -142,11 +153,26 @@ def test_a_single_trial_needs_no_group():
     assert sizes == [1]
 
 
-def test_a_group_that_returns_too_few_is_run_one_by_one():
-    fit_many = lambda train, val, trials, device: Group(trials[:-1])
+@pytest.mark.parametrize(
+    ("fit_many", "says"),
+    [
+        (
+            lambda train, val, trials, device: Group(trials[:-1]),
+            "ValueError: it has the scores of 1 and 1 trials, not 2",
+        ),
+        (
+            lambda train, val, trials, device: None,
+            "AttributeError: 'NoneType' object has no attribute 'scores'",
+        ),
+        (5, "TypeError: 'int' object is not callable"),
+    ],
+)
+def test_where_fit_many_is_broken_trials_are_run_one_by_one_and_say_why(fit_many, says):
     sizes, found = outcomes(spec(fit_many), trials_of(Config(0.1), Config(0.2)))
     assert sizes == [1, 1]
     assert all(isinstance(outcome, Scored) for outcome in found.values())
+    notes = {outcome.note for outcome in found.values()}
+    assert notes == {f"fit_many failed for 2 trials, which were trained one by one: {says}"}
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
@@ -162,6 +188,7 @@ def test_a_group_that_is_too_large_is_run_in_halves_that_fit(error):
     trials = trials_of(*(Config(value / 10) for value in range(1, 8)))
     sizes, found = outcomes(spec(fit_many), trials)
     assert asked == [7, 3, 4, 2, 2] and sizes == [3, 2, 2]
+    assert {outcome.note for outcome in found.values()} == {""}  # as it is meant
     assert [found[trial].val[0, 0] for trial in trials] == pytest.approx(
         [value / 10 for value in range(1, 8)]
     )

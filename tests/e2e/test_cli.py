@@ -68,6 +68,15 @@ def test_embed_fills_the_cache_once(rph, toy):
     assert json.loads(rph("embed", *arguments, "--json")[1])[0]["cached"] is True
 
 
+def test_embed_keeps_what_is_finished_where_a_benchmark_cannot_be_read(rph, toy, tmp_path):
+    bad = toys.write_bench(tmp_path / "bad", format="routing-table/9")
+    code, output, error = rph("embed", *toy[:2], "--bench", bad, *toy[2:6], "--json")
+    assert [row["bench"] for row in json.loads(output)] == ["toy"] and code == 1
+    assert f"error: benchmark {bad}: " in error
+    code, output, _ = rph("embed", *toy[:2], "--bench", bad, *toy[4:6], "--json")
+    assert json.loads(output) == [] and code == 2
+
+
 def test_list_names_every_plugin_with_its_card(rph):
     for kind, names in {
         "routers": {"knn", "kmeans", "mlp", "elo"},
@@ -374,6 +383,27 @@ def test_check_router_prints_what_failed_and_json_says_all(rph, toy):
     assert code == 1 and "state-round-trip" in output and "failed" in output
 
 
+def test_all_is_all_that_can_be_used_and_what_cannot_is_told(rph, broken_distribution, toy):
+    code, output, error = rph("check", "router", "--all", "--only", "well-formed-grid")
+    assert code == 1 and "knn: 1 passed" in output and "zooter: 1 passed" in output
+    assert (
+        "error: plugins: router 'broken' is installed but cannot be used" in error and "RPH_PLUGINS" in error
+    )
+    code, output, error = rph(
+        "sweep", "--routers", "all", "--benches", toy[3], "--encoders", "lsa", "--dry-run"
+    )
+    assert code == 1 and "knn" in output and "router 'broken'" in error
+
+
+def test_a_card_that_expects_the_failure_of_no_check_keeps_no_other_router_from_being_checked(rph, tmp_path):
+    plugin = toys.write_plugin(tmp_path / "plugin.py")
+    text = "calibrated=False, expected_failures=(('no-such', 'because'),)"
+    plugin.write_text(plugin.read_text().replace("calibrated=False", text))
+    arguments = ("--plugin", plugin, "--only", "well-formed-grid")
+    code, output, error = rph("check", "router", "toy", "knn", *arguments)
+    assert code == 1 and "knn: 1 passed" in output and "'no-such', which is no check" in error
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["knn", "--all"], ["no-such-router"], ["knn", "--only", "no-such-check"]]
 )
@@ -419,6 +449,100 @@ def test_eval_out_writes_one_file_per_cell_from_which_the_accuracy_follows(rph, 
 
 def test_eval_out_where_nothing_can_be_written_says_so_and_keeps_the_run(rph, toy, tmp_path):
     (tmp_path / "taken").write_text("a file, not a folder")
-    code, _, error = rph("eval", *toy, "--protocol", "smoke", "--out", tmp_path / "taken")
+    code, output, error = rph("eval", *toy, "--protocol", "smoke", "--out", tmp_path / "taken")
     assert code == 1 and "writing" in error
+    assert "toy x numbers, protocol smoke" in output  # the numbers are there all the same
     assert rph("score", *toy, "--protocol", "smoke")[0] == 0
+
+
+def test_a_result_that_cannot_be_written_keeps_no_other_from_being_written(rph, toy, tmp_path):
+    (tmp_path / "out" / "toy").mkdir(parents=True)
+    (tmp_path / "out" / "toy" / "toy").write_text("a file, not a folder")
+    code, output, error = rph("eval", *toy, "--router", "knn", "--out", tmp_path / "out", "--json")
+    assert code == 1 and len(json.loads(output)) == 2
+    assert "error: toy on toy x numbers: " in error and "1 failure(s)" in error
+    assert [path.name for path in (tmp_path / "out" / "toy" / "knn").glob("*.json")] == ["numbers.json"]
+
+
+def test_where_fit_many_is_broken_one_note_says_so(rph, toy, tmp_path):
+    source = toys.write_plugin(tmp_path / "plugin.py", together=True).read_text()
+    (tmp_path / "plugin.py").write_text(source.replace("fit_many=Together", "fit_many=lambda *_: None"))
+    code, _, error = rph("eval", *toy)
+    notes = [line for line in error.splitlines() if "fit_many" in line]
+    assert code == 0 and len(notes) == 1
+    assert notes[0].startswith("note: toy on toy x numbers: fit_many failed for ")
+    assert "'NoneType' object has no attribute 'scores'" in notes[0]
+
+
+# --- what a plugin prints ---------------------------------------------------------------------------
+
+NOISE = """
+import subprocess
+
+fit = Toy.fit
+
+
+def loud(self, *arguments, **options):
+    print("noise")
+    os.write(1, b"noise of the system\\n")
+    subprocess.run(["echo", "noise of a process"])
+    fit(self, *arguments, **options)
+
+
+Toy.fit = loud
+print("noise of the import")
+"""
+
+
+@pytest.fixture
+def noisy(toy, tmp_path):
+    """Call `rph ARGUMENTS` in a process of its own; the toy router prints in every way there is."""
+    with (tmp_path / "plugin.py").open("a") as file:
+        file.write(NOISE)
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "rph", *map(str, arguments)]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["eval", "sweep", "list", "check"])
+def test_what_a_plugin_prints_does_not_break_the_json(noisy, toy, command):
+    options = dict(zip(toy[::2], toy[1::2], strict=True))
+    bench, plugin = options["--bench"], options["--plugin"]
+    names = ["--routers", "toy", "--benches", bench, "--encoders", "numbers", "--plugin", plugin]
+    arguments = {
+        "eval": [*toy, "--protocol", "smoke"],
+        "sweep": [*names, "--protocol", "smoke", "--executor", "processes", "--workers", "1"],
+        "list": ["routers", "--plugin", plugin],
+        "check": ["router", "toy", "--only", "finite-float-scores", "--plugin", plugin],
+    }[command]
+    done = noisy(command, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    kinds = ["of the import", "of the system", "of a process"] if command != "list" else ["of the import"]
+    assert all(f"noise {kind}" in done.stderr for kind in kinds)
+
+
+def test_what_a_router_prints_does_not_break_the_json_of_an_analysis(noisy, toy):
+    cell = [*toy, "--protocol", "smoke"]
+    assert noisy("eval", *cell).returncode == 0
+    done = noisy("analyze", "train-bce", *cell, "--format", "json")
+    assert done.returncode == 0 and json.loads(done.stdout), done.stderr
+    assert "noise of the system" in done.stderr
+
+
+def test_what_a_router_prints_in_a_worker_is_not_in_the_table(noisy, toy):
+    options = dict(zip(toy[::2], toy[1::2], strict=True))
+    names = ["--benches", options["--bench"], "--encoders", "numbers", "--routers", "toy"]
+    done = noisy("sweep", *names, "--plugin", options["--plugin"], "--protocol", "smoke", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "noise of the system" in done.stderr and "noise of the system" not in done.stdout
+
+
+def test_a_reader_of_json_that_goes_is_no_error_to_read_about(toy):
+    command = [sys.executable, "-m", "rph", "list", "routers", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""

@@ -64,6 +64,8 @@ def test_mistakes_are_told_in_a_line(rph, small, tmp_path):
     assert rph("report", small, "--format", "docx")[0] == 2
     code, _, error = rph("report", small, "--format", "md", "-o", tmp_path)
     assert code == 2 and "is a folder" in error
+    code, _, error = rph("report", small, "--format", "md", "-o", tmp_path / ("x" * 300))
+    assert code == 1 and "cannot be written" in error
     code, _, error = rph("analyze", "figures", small, "-o", small / "bench" / "r" / "encoder.json")
     assert code == 1 and "cannot be written" in error
 

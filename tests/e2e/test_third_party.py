@@ -120,9 +120,9 @@ import numpy as np
 import rph
 
 
-@dataclass  # not frozen
+@dataclass(frozen=True)
 class Config:
-    ridge: float = 1.0
+    ridge: float = 1.0  # the default, which is not in the grid
 
 
 class Wrong:
@@ -152,7 +152,7 @@ def register_router():
         name="wrong", title="wrong", paper="none", year=2026, family="none", licence="MIT",
         deterministic=True, calibrated=True,
     )
-    return rph.RouterSpec(card=card, grid=(Config(),), router=Wrong)
+    return rph.RouterSpec(card=card, grid=(Config(ridge=2.0),), router=Wrong)
 """
 BROKEN = {
     "deterministic-under-a-seed",
