@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import re
@@ -74,13 +75,21 @@ app.add_typer(cli_use.app)  # without a name: its commands are ours
 
 
 def main() -> None:
-    """The console script. An RphError is printed without a traceback; anything else is our bug and keeps its own."""
+    """The console script. An RphError is printed without a traceback, and so is what the system says of a file where
+    no other message was; anything else is our bug and keeps its own.
+    """
     try:
         app()
     except RphError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno in disk.REFUSED | {errno.ENOENT} and error.filename is not None:
+            refused = UsageError(
+                f"{error.filename} cannot be used", why=str(error.strerror), fix="name another file or folder"
+            )
+            typer.echo(f"error: {refused}", err=True)
+            sys.exit(refused.exit_code)
         if error.errno not in disk.NO_ROOM:
             raise
         # What is still buffered would fail once more when Python ends, with a message of its own.

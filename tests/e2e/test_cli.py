@@ -332,6 +332,13 @@ def test_missing_weights_offline_name_every_way_out(rph, toy, monkeypatch, tmp_p
     assert "--encoder lsa" in error and "rph[offline]" in error and "minilm:path=" in error
 
 
+@pytest.mark.parametrize("option", [["--bench", "a" * 300], ["--store", "/dev/null/x"]])
+def test_a_path_that_cannot_be_is_told_without_a_traceback(rph, toy, option):
+    code, output, error = rph("eval", *toy, *option)
+    assert (code, output) == (2, "") or (code == 1 and "cannot be written" in error)
+    assert option[1] in error and "why:" in error and "fix:" in error
+
+
 def python(code):
     return subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
