@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's business: a test that is slow for once has not failed.
+settings.register_profile("rph", deadline=None)
+settings.load_profile("rph")
 
 # Small tests gain nothing from a second thread and lose much where another process has the core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -122,7 +122,7 @@ def test_clustering_leaves_its_input_and_torchs_global_state_alone():
     assert torch.equal(X, before) and torch.equal(torch.get_rng_state(), state)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 10**6))
 def test_nearest_is_the_centre_at_the_smallest_distance_in_any_block_size(n, count, seed):
     X, centres = rows(n, 5, seed), rows(count, 5, seed + 1)
@@ -157,7 +157,7 @@ def test_cluster_means_by_hand():
     assert plain.dtype == np.float32
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 10**6))
 def test_cluster_means_weighted_by_size_are_the_overall_means(n, count, seed):
     rng = np.random.default_rng(seed)

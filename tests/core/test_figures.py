@@ -283,7 +283,7 @@ def test_drawing_leaves_matplotlib_as_it_was(hostile):
     assert dict(matplotlib.rcParams) == before
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.floats(0, 1), st.text("abcdef-/", min_size=1, max_size=30)),

@@ -453,7 +453,7 @@ def outcome(path):
     return dataset.models, dataset.fingerprint, [note for note in notes if not note.what.startswith("rows")]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(drawn=tables(), endings=st.tuples(*[st.sampled_from(["csv", "jsonl", "parquet"])] * 2))
 def test_one_table_written_long_and_wide_gives_equal_benchmarks(drawn, endings):
     models, rows = drawn
@@ -474,7 +474,7 @@ def test_one_table_written_long_and_wide_gives_equal_benchmarks(drawn, endings):
     assert first == second
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(drawn=tables(), order=st.randoms(use_true_random=False))
 def test_every_cell_is_what_its_rows_say_in_whatever_order(drawn, order):
     models, rows = drawn

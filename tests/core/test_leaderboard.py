@@ -206,7 +206,7 @@ def test_results_that_contradict_one_another_are_refused(what, change):
         boards(one, two)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(5)))
 def test_the_order_of_the_results_changes_nothing(order):
     rng = np.random.default_rng(2)

@@ -76,7 +76,7 @@ def test_a_query_of_zeros_is_as_near_to_every_training_query_and_gets_the_first(
     assert rows.tolist() == [[0, 1, 2, 3]] * 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_with_repeated_rows_neighbours_are_a_stable_sort_and_its_prefixes(data):
     seed = data.draw(st.integers(0, 10_000))

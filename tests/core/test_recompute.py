@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests import entries
 
@@ -38,7 +38,6 @@ def test_by_hand():
     assert (known.reference.hard_share, known.reference.easy_share) == (0.5, 0.25)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_an_honest_result_is_its_own_recomputation(data):
     """With missing labels, ties and models that are never chosen."""

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rph_plugins.executors import processes
 from rph_plugins.executors.local import Local
@@ -280,7 +280,6 @@ def test_the_error_of_a_cell_stops_no_other():
     assert jobs[3].ended
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_every_trial_is_recorded_once_whatever_is_lost(data):
     chance = data.draw(st.randoms(use_true_random=False))

@@ -157,7 +157,7 @@ def test_routers_without_rivals_or_with_the_same_labels_are_not_told_apart():
     assert wins(found).tolist() == [0.5, 0.5]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(5, 40), st.floats(0, 0.4), st.integers(0, 10_000))
 def test_what_holds_for_any_labels(R, N, missing, seed):
     rng = np.random.default_rng(seed)

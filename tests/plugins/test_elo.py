@@ -148,7 +148,7 @@ def test_scores_are_those_of_a_naive_replay(variant, missing):
     np.testing.assert_allclose(score(train, queries, variant), naive(train, queries, variant), atol=0.02)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     n=st.integers(1, 40),
     K=st.integers(1, 5),
@@ -181,7 +181,7 @@ def test_all_weight_on_the_global_part_routes_every_query_to_one_model():
     np.testing.assert_array_equal(scores, np.tile(global_ratings(train.Y), (50, 1)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), missing=st.sampled_from([0.0, 0.5]), K=st.integers(2, 8))
 def test_every_update_conserves_the_sum_of_the_ratings(seed, missing, K):
     rng = np.random.default_rng(seed)
@@ -200,7 +200,7 @@ def test_adding_100_to_all_ratings_changes_nothing_but_the_level():
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000), K=st.sampled_from([2, 5, 112]))
 def test_on_complete_labels_the_global_order_is_that_of_the_means(seed, K):
     rng = np.random.default_rng(seed)
@@ -239,7 +239,7 @@ def test_with_a_vanishing_step_local_ratings_are_the_global_ones():
     np.testing.assert_allclose(scores, np.tile(global_ratings(train.Y), (50, 1)), atol=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), K=st.integers(2, 8), N=st.integers(5, 60))
 def test_local_bradley_terry_chooses_as_knn_where_that_choice_is_unique(seed, K, N):
     """Every pair plays as many games, so that a model's wins are affine in the sum of its labels.

@@ -102,7 +102,7 @@ def test_scores_are_those_of_scikit_learn():
     np.testing.assert_allclose(score(train, queries, Config(40)), model.predict(queries.X), atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 60),
     K=st.sampled_from([1, 2, 3, 112]),
