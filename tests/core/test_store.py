@@ -40,6 +40,14 @@ def test_a_finished_trial_comes_back_as_it_was(tmp_path):
     assert again.seconds == 1.5
 
 
+def test_what_a_killed_writer_left_of_the_same_trial_is_swept_away(tmp_path):
+    path = tmp_path / "scores" / identity().key[:2] / f"{identity().key}.npz"
+    path.parent.mkdir(parents=True)
+    (path.parent / f".{path.name}.m9s9t1qp").write_bytes(b"half")
+    Store(tmp_path).put([(identity(), scored())])
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_the_key_changes_with_anything_that_decides_the_result():
     assert identity(0).key != identity(1).key
     assert identity(0, cell="another").key == identity(0).key  # the cell groups, it decides nothing
