@@ -195,7 +195,8 @@ class Store:
                 with temporary.open("wb") as file:
                     np.savez(file, val=outcome.val, test=outcome.test)
                 sha256 = disk.sha256_file(temporary)
-            for half in path.parent.glob(f".{path.name}.*"):  # of a writer that was killed: the cell is ours now
+            # Halves of a writer that was killed: the cell is ours now.
+            for half in path.parent.glob(f".{path.name}.*"):
                 half.unlink(missing_ok=True)
         else:
             traceback = f"{outcome.traceback.rstrip()}\n{outcome.reason}"
