@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from rph.api import File
     from rph.registry import Kind, Plugin, Registry
-    from rph.run import Outcome
+    from rph.run import Failure, Outcome
 
 WITH_FILES: tuple[Kind, ...] = ("benchmark", "encoder")  # kinds of plugins whose cards name files
 LOG_EVERY = 30.0  # seconds between two lines of progress where stderr is no terminal
@@ -369,11 +369,9 @@ def embed(
                     )
     if rows or as_json or not failures:
         _print_rows(rows, as_json)
-    for failure in failures:
-        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
+    _tell(failures)
     if failures:
-        only_input = all(isinstance(failure.error, UsageError) for failure in failures)
-        raise typer.Exit(2 if only_input and not rows else 1)
+        raise typer.Exit(run.exit_code(failures, anything=bool(rows)))
 
 
 @cli_analyze.app.command("identities")
@@ -612,16 +610,20 @@ def _print_outcome(outcome: Outcome, as_json: bool, out: Path | None = None) -> 
                 console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         _write_results(outcome, out)
-    for failure in outcome.failures:
-        if failure.traceback:
-            typer.echo(f"\n{failure.traceback.rstrip()}", err=True)
-        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
+    _tell(outcome.failures)
     if outcome.failures:
         typer.echo(
             f"\n{len(outcome.results)} cell(s) finished, {len(outcome.failures)} failure(s) as above.",
             err=True,
         )
         raise typer.Exit(outcome.exit_code)
+
+
+def _tell(failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        if failure.traceback:
+            typer.echo(f"\n{failure.traceback.rstrip()}", err=True)
+        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
 
 
 # --- plugins ----------------------------------------------------------------------------------------
@@ -716,8 +718,7 @@ def check_router(
                 for status in dict.fromkeys(r.status for r in own)
             )
             typer.echo(f"{spec.name}: {counts or 'not checked'}, {sum(r.seconds for r in own):.1f} s")
-    for failure in failures:
-        typer.echo(f"error: {failure.what}: {failure.error}", err=True)
+    _tell(failures)
     if failures or not all(result.ok for result in results):
         raise typer.Exit(1)
 

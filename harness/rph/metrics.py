@@ -558,8 +558,8 @@ def fit_sigmoid(scores: Floats, Y: Floats) -> tuple[float, float]:
 
     Platt scaling with two parameters for all models together, so that no model gains on another: scores, Y [N, K].
     Maximum likelihood on standardised scores, with a ridge of 1e-9 on the mean loss. Labels that contradict the order
-    of the scores, or scores all equal, give a = 0 and the mean label: no P(correct) to choose by. Fit it on scores of queries that the
-    router did not learn from. Raises ValueError where nothing was observed.
+    of the scores, or scores all equal, give a = 0 and the mean label: no P(correct) to choose by. Fit it on scores of
+    queries that the router did not learn from. Raises ValueError where nothing was observed.
     """
     seen = ~np.isnan(Y)
     if not seen.any():

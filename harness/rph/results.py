@@ -408,7 +408,10 @@ def summary(measured: Sequence[Measured], reference: Reference, models: Sequence
 
 
 def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float | None:
-    """Sample standard deviation of test accuracy over seeds; 0 where seeds change nothing. None for one seed, and where the mean is unknown."""
+    """Sample standard deviation of test accuracy over seeds; 0 where seeds change nothing.
+
+    None for one seed, and where the mean is unknown.
+    """
     values = [m.test_accuracy for m in measured if m.test_accuracy is not None]
     if len(values) < len(measured):
         return None

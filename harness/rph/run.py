@@ -92,6 +92,14 @@ class Failure:
     traceback: str = ""
 
 
+def exit_code(failures: Sequence[Failure], *, anything: bool) -> int:
+    """0 all well; 2 nothing was done because the input is wrong; 1 something failed."""
+    if not failures:
+        return 0
+    only_input = all(isinstance(failure.error, UsageError) for failure in failures)
+    return 2 if only_input and not anything else 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """A finished cell with the way to its stored scores, and to what its router saw."""
@@ -120,11 +128,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all well; 2 nothing was run because the input is wrong; 1 something failed."""
-        if not self.failures:
-            return 0
-        only_input = all(isinstance(failure.error, UsageError) for failure in self.failures)
-        return 2 if only_input and not self.results else 1
+        return exit_code(self.failures, anything=bool(self.results))
 
 
 @dataclass(frozen=True, kw_only=True)
