@@ -19,10 +19,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import rph
-from rph import registry, resultfiles, testing
+from rph import registry, testing
 from rph.api import RouterSpec
-from rph.leaderboard import Board, Row, boards
+from rph.board.ranking import Board, Row, boards
 from rph.registry import Kind, Plugin
+from rph.results.files import find, read
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "leaderboard/results"
@@ -68,7 +69,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 @cache
 def pages() -> dict[str, str]:
     """Path under docs/ -> Markdown, in the order of the navigation."""
-    ranked = boards([resultfiles.read(path) for path in resultfiles.find(ROOT / RESULTS)])
+    ranked = boards([read(path) for path in find(ROOT / RESULTS)])
     made = dict(_router_pages(_built_in("router"), ranked))
     made |= _card_pages("encoders", _built_in("encoder"), ("dim", "pooling", "max_tokens", "licence"))
     made |= _card_pages("benchmarks", _built_in("benchmark"), ("splits", "costs", "licence"))
@@ -223,7 +224,9 @@ def _api(names: Iterable[str]) -> str:
         "# rph\n\nAll that a plugin imports, and what stays as [stability](../stability.md) says. N queries, d dimensions of an "
         "embedding, K models; labels are in [0, 1], NaN where not observed; costs are US dollars per call, NaN where unknown."
     )
-    returned = "## What `load` returns\n\n::: rph.routing.LoadedRouter\n\n::: rph.routing.Routed"
+    returned = (
+        "## What `load` returns\n\n::: rph.deploy.routing.LoadedRouter\n\n::: rph.deploy.routing.Routed"
+    )
     return _joined(intro, *(f"::: rph.{name}" for name in names if name != "__version__"), returned)
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from tables import Column, Report
 
-from rph import uncertainty
-from rph.executors import cores
+from rph.machine import cores
+from rph.results import uncertainty
 
 ROUTERS, DETERMINISTIC, SEEDS, QUERIES = 21, 4, 5, 36_000
 TARGET = 5.0  # CPU-seconds: wall time on a shared machine says little

@@ -30,7 +30,9 @@ import machine
 import numpy as np
 from tables import Column, Report, ratio
 
-from rph import EncoderCard, EncoderSpec, RoutingDataset, Split, embed, table
+from rph import EncoderCard, EncoderSpec, RoutingDataset, Split
+from rph.data import routing_table
+from rph.encoding import cache
 
 SIZES = {"train": 119_964, "val": 14_897, "test": 15_210}  # EmbedLLM in Table 8 of arXiv:2606.07587
 MODELS, DIM = 112, 384
@@ -104,10 +106,10 @@ def open_embeddings(dataset: RoutingDataset) -> dict[str, float]:
     )  # fmt: skip
     spec = EncoderSpec(card=card, build=MadeUp)
     dataset.fingerprint  # noqa: B018 - computed once per process, whatever is opened
-    embed.embed(dataset, spec, MadeUp(), device="cpu")
+    cache.embed(dataset, spec, MadeUp(), device="cpu")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    found = embed.embed(dataset, spec, MadeUp(), device="cpu")
+    found = cache.embed(dataset, spec, MadeUp(), device="cpu")
     seconds = time.perf_counter() - started
     assert found.cached
     copied = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -158,7 +160,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with Report(__file__) as report, tempfile.TemporaryDirectory() as home:
         os.environ["RPH_HOME"] = home
-        dataset = table.cached("perf", benchmark)
+        dataset = routing_table.cached("perf", benchmark)
         done = subprocess.run([sys.executable, "-c", READ], check=True, capture_output=True, text=True)
         seconds, peak, arrays, words = json.loads(done.stdout)
         reading = report.table(

@@ -36,8 +36,8 @@ from rph_plugins.routers import elo, embedllm, kmeans, knn, mirt, mlp
 from tables import Column, Report
 
 from rph import Labelled
-from rph.headrouter import Data
-from rph.heads import fit_heads
+from rph.training.headrouter import Data
+from rph.training.heads import fit_heads
 
 QUERIES = 2_000  # in val and in test
 STAY = {"N": 10_000, "d": 384, "K": 16}

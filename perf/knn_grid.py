@@ -23,7 +23,7 @@ from rph_plugins.routers.knn import GRID, KnnRouter, fit_many
 from tables import Column, Report, ratio
 
 from rph import Labelled, Queries, Trial
-from rph.neighbours import BLOCK
+from rph.training.neighbours import BLOCK
 
 TRAIN, QUERIES, DIM, MODELS, LARGEST = 20_000, 10_000, 384, 11, 512
 TARGET = 1.5  # the grid may cost this many times the floor

@@ -18,9 +18,9 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rph.executors import cores
+from rph.cli.options import passive_threads
 from rph.lazy import torch
-from rph.options import passive_threads
+from rph.machine import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

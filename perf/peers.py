@@ -33,8 +33,8 @@ from rph_plugins.routers import carrot, elo, embedllm, kmeans, knn, linucb, mlp,
 from tables import Column, Report, ratio
 
 from rph import Labelled, Queries, Trial
-from rph.headrouter import Data
-from rph.heads import feed_forward, fit_heads, outputs_of
+from rph.training.headrouter import Data
+from rph.training.heads import feed_forward, fit_heads, outputs_of
 
 SIZES = {"train": 20_000, "val": 3_000, "test": 10_000}
 DIM, MODELS, FACTORS, DOMAINS = 384, 11, 24, 30

@@ -14,7 +14,9 @@ import machine
 import numpy as np
 from tables import Column, Report, ratio
 
-from rph import Labelled, __version__, export, registry, routing, run
+from rph import Labelled, __version__, registry
+from rph.deploy import export, routing
+from rph.engine import resolve
 
 ROWS, MODELS = 20_000, tuple(f"model-{i:02d}" for i in range(11))
 WORDS = (12, 60, 300)  # of a query; MiniLM reads 256 tokens
@@ -43,7 +45,7 @@ def exported(plugins: registry.Registry) -> export.Exported:
         costs=(None,) * len(MODELS),
         cost_scale=None,
         sigmoid=None,
-        encoder=export.Encoding.of(run.build_encoder(plugins, "minilm")),
+        encoder=export.Encoding.of(resolve.build_encoder(plugins, "minilm")),
         bench=export.Bench(name="made up", subset="", fingerprint=""),
         licences=export.Licences(benchmark=None, encoder=None, router=None),
         check=export.Check(bit_for_bit=True, largest_difference=0, routes_changed=0, queries=0),
@@ -58,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     plugins = registry.installed()
     router = routing.LoadedRouter(exported(plugins), "cpu", None, plugins)
-    encoder = run.build_encoder(plugins, "minilm").encoder
+    encoder = resolve.build_encoder(plugins, "minilm").encoder
     with Report(__file__) as report, machine.threads(1):
         table = report.table(
             f"one query, {ROWS:,} train rows, one thread, medians of CPU-seconds",

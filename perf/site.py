@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from tables import Column, Report
 
-from rph import RouterCard, RoutingDataset, Split, resultfiles, results
-from rph.executors import cores
-from rph.store import Scored
+from rph import RouterCard, RoutingDataset, Split
+from rph.machine import cores
+from rph.results import cell, files
+from rph.results.outcomes import Scored
 
 SEEDS = (42, 1337, 2026, 7, 99)
 POOL = 11  # models; the largest real pool has 112, which shows in a router's page alone
@@ -59,10 +60,10 @@ def write(folder: Path, bench: int, routers: int, encoders: int, queries: int) -
     card = RouterCard(name="x", title="Made up", paper="arXiv:2606.07587", year=2026, family="trees", licence="MIT",
                       deterministic=False, calibrated=True, fidelity=("made up",) * 10)  # fmt: skip
     scores = rng.random((queries, POOL), np.float32)
-    measured = results.measure(dataset, card, Scored(val=scores[few], test=scores, seconds=1.0))
-    reference = results.reference(dataset)
+    measured = cell.measure(dataset, card, Scored(val=scores[few], test=scores, seconds=1.0))
+    reference = cell.reference(dataset)
     configurations = [
-        results.Configuration(variant_name=f"k={v},weights=uniform", seed=s, val_accuracy=0.6, test_accuracy=0.6)
+        cell.Configuration(variant_name=f"k={v},weights=uniform", seed=s, val_accuracy=0.6, test_accuracy=0.6)
         for s in SEEDS for v in range(7)
     ]  # fmt: skip
     common = rng.integers(0, POOL, queries)
@@ -70,24 +71,24 @@ def write(folder: Path, bench: int, routers: int, encoders: int, queries: int) -
         for encoder in range(encoders):
             own = rng.integers(0, POOL, (len(SEEDS), queries))
             routes = np.where(rng.random((len(SEEDS), queries)) < 0.3, own, common)
-            kept = resultfiles.per_query(dataset, SEEDS, routes)
+            kept = files.per_query(dataset, SEEDS, routes)
             each = [
                 measured.model_copy(update={"test_accuracy": float(row.mean()), "cost": measured.cost})
                 for row in kept.labels
             ]
-            result = results.CellResult(
+            result = cell.CellResult(
                 bench=dataset.name, subset="", bench_fingerprint=dataset.fingerprint, router=f"router-{router:02}",
                 router_distribution="rph", router_version="0.1.0",
-                method=results.Method(title=card.title, paper=card.paper, year=card.year, licence=card.licence,
+                method=cell.Method(title=card.title, paper=card.paper, year=card.year, licence=card.licence,
                                       family=FAMILIES[router % len(FAMILIES)], calibrated=True, fidelity=card.fidelity),
                 encoder=f"encoder-{encoder}", encoder_identity=f"encoder-{encoder}", protocol="paper",
                 protocol_version=1, models=dataset.models, variant={"k": 1}, variant_name="k=1,weights=uniform",
-                deterministic=False, seeds=SEEDS, test_accuracy_std=results.accuracy_std(each, deterministic=False),
+                deterministic=False, seeds=SEEDS, test_accuracy_std=cell.accuracy_std(each, deterministic=False),
                 val_accuracy=0.6, score_scale="native", selector_cost="train mean", reference=reference,
                 per_seed=tuple(each), configurations=tuple(configurations), seconds=1.0, trials=35, failed_trials=(),
-                times_test_was_scored=35, device="cpu", packages={}, **results.summary(each, reference, dataset.models),
+                times_test_was_scored=35, device="cpu", packages={}, **cell.summary(each, reference, dataset.models),
             )  # fmt: skip
-            resultfiles.write(folder, result, kept)
+            files.write(folder, result, kept)
 
 
 def build(folder: Path, out: Path) -> tuple[float, float, int]:

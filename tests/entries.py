@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rph import RouterCard, RoutingDataset, Split, resultfiles, results
-from rph.resultfiles import Entry
-from rph.store import Scored
+from rph import RouterCard, RoutingDataset, Split
+from rph.results import cell, files
+from rph.results.files import Entry
+from rph.results.outcomes import Scored
 
 SEEDS = (42, 1337, 2026, 7, 99)
 
@@ -63,9 +64,9 @@ def entry(
         calibrated=calibrated,
     )
     scored = [Scored(val=S, test=S, seconds=1.0) for S in np.asarray(scores, np.float32)]
-    measured = [results.measure(dataset, card, one) for one in scored]
+    measured = [cell.measure(dataset, card, one) for one in scored]
     seeds = SEEDS[: len(routes)]
-    reference = results.reference(dataset)
+    reference = cell.reference(dataset)
     accuracies = [one.test_accuracy for one in measured]
     fields = {
         "bench": bench,
@@ -74,7 +75,7 @@ def entry(
         "router": router,
         "router_distribution": "rph",
         "router_version": "0.1.0",
-        "method": results.Method(
+        "method": cell.Method(
             title=card.title,
             paper=card.paper,
             year=card.year,
@@ -92,14 +93,14 @@ def entry(
         "variant_name": "default",
         "deterministic": deterministic,
         "seeds": seeds,
-        "test_accuracy_std": results.accuracy_std(measured, deterministic=deterministic),
+        "test_accuracy_std": cell.accuracy_std(measured, deterministic=deterministic),
         "val_accuracy": accuracies[0],
         "score_scale": "native" if calibrated else "sigmoid fitted on val",
         "selector_cost": "train mean",
         "reference": reference,
         "per_seed": tuple(measured),
         "configurations": tuple(
-            results.Configuration(
+            cell.Configuration(
                 variant_name="default", seed=seed, val_accuracy=accuracy, test_accuracy=accuracy
             )
             for seed, accuracy in zip(seeds, accuracies, strict=True)
@@ -110,19 +111,19 @@ def entry(
         "times_test_was_scored": len(seeds),
         "device": "cpu",
         "packages": {"rph": "0.1.0"},
-        **results.summary(measured, reference, dataset.models),
+        **cell.summary(measured, reference, dataset.models),
     }
     return Entry(
         path=Path(bench) / router / f"{encoder}.json",
-        result=results.CellResult(**(fields | changes)),
-        queries=resultfiles.per_query(dataset, seeds, routes),
+        result=cell.CellResult(**(fields | changes)),
+        queries=files.per_query(dataset, seeds, routes),
     )
 
 
 def write(folder, *entries):
     """Write entries as `rph eval --out` would; returns the folder."""
     for one in entries:
-        resultfiles.write(folder, one.result, one.queries)
+        files.write(folder, one.result, one.queries)
     return folder
 
 

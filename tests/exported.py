@@ -2,8 +2,12 @@
 
 from tests import toys
 
-from rph import export, protocol, registry, run
-from rph.store import Store
+from rph import protocol, registry
+from rph.deploy import export
+from rph.engine import evaluate as engine_evaluate
+from rph.engine import resolve
+from rph.engine.cell import Settings
+from rph.engine.store import Store
 
 MEANS = {"small": 0.5, "middle": 1 / 3}  # by construction; that of large is its 60 labels'
 COSTS = {"small": 0.001, "middle": 0.002, "large": 0.01}
@@ -40,14 +44,14 @@ def names(folder, frames=None, router="knn", encoder="numbers"):
 
 
 def settings(**changes):
-    return run.Settings(preset=protocol.PRESETS["smoke"], device="cpu", **changes)
+    return Settings(preset=protocol.PRESETS["smoke"], device="cpu", **changes)
 
 
 def evaluate(folder, found, cell):
     """Run the cell's protocol into the store of the folder."""
     store = Store(folder / "store")
-    executor = run.build_executor(found, "local", None, None, "cpu")
-    outcome = run.evaluate(
+    executor = resolve.build_executor(found, "local", None, None, "cpu")
+    outcome = engine_evaluate.evaluate(
         found,
         store,
         settings(),

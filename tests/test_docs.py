@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rph
-from rph import cli, protocol, registry, testing
+from rph import protocol, registry, testing
+from rph.cli import main
 
 pytest.importorskip("mkdocs", reason="pip install 'rph[docs]'")
 griffe = pytest.importorskip("griffe", reason="pip install 'rph[docs]'")
@@ -211,12 +212,12 @@ def unknown(words, command):
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
 def test_every_command_and_option_of_a_page_exists(path):
-    program = typer.main.get_command(cli.app)
+    program = typer.main.get_command(main.app)
     assert [call for call in commands(path.read_text("utf-8")) if unknown(call, program)] == []
 
 
 def test_the_reader_of_commands_finds_what_does_not_exist():
-    program = typer.main.get_command(cli.app)
+    program = typer.main.get_command(main.app)
     page = "```bash\nRPH_HOME=/x rph evla --router a\nrph eval --ruoter a \\\n  --bench b  # --x\n```\nand `rph data gone`."
     assert [unknown(call, program) for call in commands(page)] == ["evla", "--ruoter", "gone"]
 

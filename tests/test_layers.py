@@ -1,6 +1,7 @@
-"""The dependency direction, read from the source: core <- plugins, never back, never sideways; and light to import."""
+"""The house, read from its source: rooms import downwards, plugins import the core, nothing goes back; and it is light to import."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 import textwrap
@@ -13,27 +14,28 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "harness" / "rph"
 PLUGIN_FILES = sorted(p for p in ROOT.glob("plugins/*/*.py") if p.stem != "__init__")
 
-# Each core module may import only those named before it. The types of rph.api may be named anywhere.
-LAYERS = [
-    "errors", "lazy", "disk", "arrays", "api", "hookspecs", "metrics", "registry", "checks", "neighbours",
-    "clusters", "heads", "headrouter", "unpickle", "hub", "sentence", "table", "contracts", "testing", "published",
-    "importing", "nine", "embed", "store", "trials", "executors", "protocol", "results", "sweep", "run", "states",
-    "export", "routing", "upstreams", "serve", "resultfiles", "sheets", "insample", "analysis", "plateau", "bottleneck", "paper",
-    "report", "uncertainty", "leaderboard", "strictfiles", "recompute", "submissions", "changes", "boardsheets", "site",
-    "figures", "htmlreport", "options", "cli_analyze", "cli_report", "cli_submissions", "cli_leaderboard", "scaffold",
-    "cli_use", "cli", "__main__",
+# Lowest first: a module may import its own room, the rooms before it, and the hall.
+ROOMS = [
+    "data", "results", "training", "encoding", "conformance", "engine", "deploy", "board", "study", "cli",
 ]  # fmt: skip
+# Modules in `rph/` itself that any room may import, each of which imports only those before it.
+HALL = ["errors", "lazy", "machine", "sheets", "disk", "arrays", "api", "hookspecs", "protocol", "registry"]
+# They may import anything, and nothing imports them; but plugins and `rph.__version__` come through `rph` itself.
+ROOF = ["__init__", "testing", "__main__"]
+# What a plugin may import: docs/stability.md says which of it is promised.
 PUBLIC = {
-    "rph", "rph.api", "rph.arrays", "rph.lazy", "rph.neighbours", "rph.clusters", "rph.heads", "rph.headrouter",
-    "rph.table", "rph.unpickle", "rph.hub", "rph.disk", "rph.metrics", "rph.published", "rph.nine", "rph.sentence",
-    "rph.trials", "rph.executors",
+    "rph", "rph.api", "rph.arrays", "rph.disk", "rph.lazy",
+    "rph.training.clusters", "rph.training.headrouter", "rph.training.heads", "rph.training.neighbours",
+    "rph.data.hub", "rph.data.nine", "rph.data.published", "rph.data.routing_table", "rph.data.unpickle",
+    "rph.data.validity", "rph.encoding.sentence", "rph.results.metrics", "rph.results.probabilities", "rph.results.outcomes",
+    "rph.engine.executors", "rph.engine.inputs", "rph.engine.trials", "rph.machine",
 }  # fmt: skip
 
 HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers", "ray"}
 # What `rph --help` and `rph list` import.
 LIGHT = [
-    CORE / f"{name}.py"
-    for name in ("__init__", "errors", "lazy", "api", "hookspecs", "registry", "disk", "scaffold")
+    *(CORE / f"{name}.py" for name in ("__init__", "errors", "lazy", "api", "hookspecs", "registry", "disk")),
+    *(CORE / "cli").glob("[!t]*.py"),  # but `tables`, which those import that print one
 ]
 
 
@@ -71,10 +73,6 @@ def is_core(name):
     return name.startswith("rph.") and (path.with_suffix(".py").exists() or (path / "__init__.py").exists())
 
 
-def layer_of(name):
-    return ".".join(name.split(".")[:2])
-
-
 def ours(path):
     return {
         (n, typing) for n, typing in imports_of(path) if n.split(".")[0] in ("rph", "rph_plugins", "plugins")
@@ -85,23 +83,65 @@ def short(path):
     return f"{path.parent.name}/{path.stem}"
 
 
-def test_every_core_module_has_a_layer():
-    assert {p.stem for p in CORE.glob("*.py")} - {"__init__"} <= set(LAYERS)
+def name_of(path):
+    """A file of the core -> its module: rph.results.metrics."""
+    parts = path.relative_to(CORE).with_suffix("").parts
+    return ".".join(("rph", *(part for part in parts if part != "__init__")))
 
 
-@pytest.mark.parametrize("path", sorted(CORE.glob("*.py")), ids=short)
-def test_a_core_module_imports_only_the_layers_below_it(path):
-    layer = LAYERS.index("hookspecs") + 1 if path.stem == "__init__" else LAYERS.index(path.stem)
-    below = {"rph"} | {f"rph.{name}" for name in LAYERS[:layer]}
-    if path.stem == "__init__":
-        below.add("rph.routing")  # of `rph.load`, when it is first asked for
-    assert {layer_of(name) for name, typing in ours(path) if not (typing and name == "rph.api")} <= below
+CORE_FILES = {name_of(path): path for path in sorted(CORE.rglob("*.py"))}
 
 
-@pytest.mark.parametrize("path", sorted(CORE.glob("*/*.py")), ids=short)
-def test_a_package_of_the_core_imports_only_itself_and_the_layers_below_it(path):
-    below = {"rph"} | {f"rph.{name}" for name in LAYERS[: LAYERS.index(path.parent.name) + 1]}
-    assert {layer_of(name) for name, _ in ours(path)} <= below
+def place_of(name):
+    """A module of the core -> (how high it stands, its room); the roof and `rph` itself are above all."""
+    first = name.split(".")[1] if "." in name else "__init__"
+    if first in HALL:
+        return HALL.index(first), first
+    if first in ROOMS:
+        return len(HALL) + ROOMS.index(first), first
+    return len(HALL) + len(ROOMS), "roof"
+
+
+def imports_within(name):
+    """The modules of the core that one imports, also inside functions and for types. `rph` alone is a facade."""
+    return {found for found, _ in ours(CORE_FILES[name])} - {"rph"}
+
+
+def test_every_file_of_the_core_has_its_place():
+    folders = {path.name for path in CORE.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders == set(ROOMS)
+    assert {path.stem for path in CORE.glob("*.py")} == {*HALL, *ROOF}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is_for_and_holds_nothing_itself(room):
+    (statement,) = ast.parse((CORE / room / "__init__.py").read_text()).body
+    assert (
+        isinstance(statement, ast.Expr) and "never imports" in statement.value.value
+    ) or "imports the hall alone" in statement.value.value
+
+
+@pytest.mark.parametrize("name", CORE_FILES)
+def test_a_core_module_imports_nothing_above_it(name):
+    mine, room = place_of(name)
+    if room != "roof":
+        wrong = {n for n in imports_within(name) if place_of(n)[0] > mine}
+        assert not wrong
+
+
+def test_no_module_of_the_core_imports_itself_in_a_circle():
+    graph = {name: imports_within(name) for name in CORE_FILES if name != "rph"}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+def test_no_folder_or_file_of_the_core_outgrows_its_reader():
+    def shown(folder):
+        return [path for path in folder.iterdir() if path.name != "__pycache__"]
+
+    assert len(shown(CORE)) <= 25 and all(len(shown(CORE / room)) <= 15 for room in ROOMS)
+    lines = {name: path.read_text().count("\n") for name, path in CORE_FILES.items()}
+    assert max(count for name, count in lines.items() if name.startswith("rph.cli.")) <= 350
+    assert max(lines.values()) <= 500
 
 
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=short)
@@ -130,7 +170,7 @@ def test_loading_every_built_in_plugin_imports_no_heavy_library():
         import sys
         from rph import registry
         found = registry.installed()
-        ours = [source for source in found.sources() if source.distribution == "rph"]
+        ours = [source for source in found.sources() if source.distribution == registry.OURS]
         print(len([found.load(source.kind, source.name) for source in ours]))
         print(*({HEAVY!r} & set(sys.modules)))
     """
@@ -153,9 +193,9 @@ def test_the_reader_of_imports_sees_through_functions_types_and_facades(tmp_path
             class Router:
                 import pandas
                 def fit(self):
-                    from rph.heads import train
+                    from rph.training.heads import train
         """)
     )
     runs = {"__future__", "typing", "rph", "rph.disk", "numpy.linalg", "pandas"}
-    assert imports_of(file) == {(name, False) for name in (*runs, "rph.heads")} | {("torch", True)}
+    assert imports_of(file) == {(name, False) for name in (*runs, "rph.training.heads")} | {("torch", True)}
     assert imports_of(file, at_import=True) == {(name, False) for name in runs} | {("torch", True)}

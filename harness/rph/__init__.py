@@ -25,7 +25,7 @@ from rph.errors import RphError, UsageError
 from rph.hookspecs import API_VERSION, hookimpl
 
 if TYPE_CHECKING:
-    from rph.routing import load
+    from rph.deploy.routing import load
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # it imports numpy and the harness, which no plugin needs
-        from rph.routing import load
+        from rph.deploy.routing import load
 
         return load
     raise AttributeError(f"module 'rph' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m rph`."""
 
-from rph.cli import main
+from rph.cli.main import main
 
 if __name__ == "__main__":
     main()

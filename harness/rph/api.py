@@ -406,7 +406,7 @@ class ExecutorCard:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorSpec:
-    """One executor. `build(workers, limit, device)` makes an `rph.executors.Executor`.
+    """One executor. `build(workers, limit, device)` makes an `rph.engine.executors.Executor`.
 
     `workers` None: as many as there are cores (or GPUs); `limit` seconds that a trial may take, None: no limit.
     """

@@ -41,7 +41,7 @@ SPECS: dict[Kind, type[Any]] = {
     "benchmark": BenchmarkSpec,
     "executor": ExecutorSpec,
 }
-OURS = "rph"  # the distribution whose plugins no allow-list can turn off
+OURS = "routing-plateau-harness"  # the distribution whose plugins no allow-list can turn off
 ALL = "all"  # where a name is asked for: every installed one
 # What is a plugin's failure, not ours, around code of which other exceptions are not: also `sys.exit`, but never Ctrl-C.
 FAILURES = (Exception, SystemExit)

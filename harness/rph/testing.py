@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from rph import contracts
 from rph.api import BenchmarkSpec, EncoderSpec, RouterSpec
-from rph.checks import CHECKS, Check, NotApplicable, expected_failures, run_checks
+from rph.conformance import benchmarks, encoders
+from rph.conformance.routers import CHECKS, expected_failures, run_checks
+from rph.conformance.suite import Check, NotApplicable
 from rph.registry import installed
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def check_encoder() -> CheckEncoder:
 
     def run(encoder: str | EncoderSpec, **options: Any) -> None:
         spec = _spec_of(encoder, "encoder")
-        _fail_if(f"encoder {spec.name!r}", contracts.wrong_with_encoder(spec, **options))
+        _fail_if(f"encoder {spec.name!r}", encoders.wrong_with_encoder(spec, **options))
 
     return run
 
@@ -138,7 +139,7 @@ def check_benchmark() -> CheckBenchmark:
 
     def run(benchmark: str | BenchmarkSpec, **options: Any) -> None:
         spec = _spec_of(benchmark, "benchmark")
-        _fail_if(f"benchmark {spec.name!r}", contracts.wrong_with_benchmark(spec, **options))
+        _fail_if(f"benchmark {spec.name!r}", benchmarks.wrong_with_benchmark(spec, **options))
 
     return run
 

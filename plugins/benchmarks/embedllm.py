@@ -16,17 +16,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph import (
-    BenchmarkCard,
-    BenchmarkSpec,
-    File,
-    RoutingDataset,
-    Split,
-    UsageError,
-    hookimpl,
-    published,
-    table,
-)
+from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl
+from rph.data import published, routing_table
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -54,7 +45,7 @@ FILES = tuple(
 def load(path: str | None = None) -> RoutingDataset:
     """EmbedLLM from the hub or from a folder of yours; converted once, then read from disk."""
     sources = published.sources(NAME, FILES, path)
-    return table.cached(f"{NAME}-{sources.content}-v{VERSION}", lambda: _convert(sources))
+    return routing_table.cached(f"{NAME}-{sources.content}-v{VERSION}", lambda: _convert(sources))
 
 
 # --- conversion -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Nine-by-300k: the val and test queries of Nine-by-30k, and 302,371 others to learn from, each put to some models.
 
 Paper: The Routing Plateau, Appendix D (arXiv:2606.07587). No public release is known: it is read from a folder or a
-hub repository of the user's, in the form that `rph.nine` describes. A copy without val and test takes those of
+hub repository of the user's, in the form that `rph.data.nine` describes. A copy without val and test takes those of
 `base`, the folder of Nine-by-30k; where both have them they must be the same, or results on the two benchmarks would
 not compare.
 """
@@ -10,17 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rph import (
-    BenchmarkCard,
-    BenchmarkSpec,
-    RoutingDataset,
-    Split,
-    UsageError,
-    hookimpl,
-    nine,
-    published,
-    table,
-)
+from rph import BenchmarkCard, BenchmarkSpec, RoutingDataset, Split, UsageError, hookimpl
+from rph.data import nine, published, routing_table
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -44,7 +35,7 @@ def load(
         sources = [nine.sources(NAME, path, repo, revision, optional=SHARED)]
         sources.append(nine.sources(NAME, base, splits=SHARED))
     content = "-".join(each.content for each in sources)
-    return table.cached(f"{NAME}-{content}-v{nine.VERSION}", lambda: _convert(sources))
+    return routing_table.cached(f"{NAME}-{content}-v{nine.VERSION}", lambda: _convert(sources))
 
 
 def _convert(sources: Sequence[published.Sources]) -> RoutingDataset:

@@ -1,14 +1,15 @@
 """Nine-by-30k: 31,027 queries of 57 sources, each answered by nine commercial models, with dollars per call.
 
 Paper: The Routing Plateau, Appendix D (arXiv:2606.07587). No public release is known: it is read from a folder or a
-hub repository of the user's, in the form that `rph.nine` describes.
+hub repository of the user's, in the form that `rph.data.nine` describes.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rph import BenchmarkCard, BenchmarkSpec, RoutingDataset, hookimpl, nine, published, table
+from rph import BenchmarkCard, BenchmarkSpec, RoutingDataset, hookimpl
+from rph.data import nine, published, routing_table
 
 if TYPE_CHECKING:
     from rph.api import SplitName
@@ -20,7 +21,7 @@ COUNTS: dict[SplitName, int] = {"train": 23_027, "val": 3_000, "test": 5_000}
 def load(path: str | None = None, repo: str | None = None, revision: str = "main") -> RoutingDataset:
     """Nine-by-30k from a folder or from the hub; converted once, then read from disk."""
     sources = nine.sources(NAME, path, repo, revision)
-    return table.cached(f"{NAME}-{sources.content}-v{nine.VERSION}", lambda: _convert(sources))
+    return routing_table.cached(f"{NAME}-{sources.content}-v{nine.VERSION}", lambda: _convert(sources))
 
 
 def _convert(sources: published.Sources) -> RoutingDataset:

@@ -16,19 +16,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rph import (
-    BenchmarkCard,
-    BenchmarkSpec,
-    File,
-    RoutingDataset,
-    Split,
-    UsageError,
-    hookimpl,
-    published,
-    table,
-)
+from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl
+from rph.data import published, routing_table
+from rph.data.published import Price, Sources
 from rph.lazy import np
-from rph.published import Price, Sources
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +82,7 @@ def load(budget: int = BUDGET, path: str | None = None, threshold: float = THRES
         )
     published.check_threshold("r2", threshold, THRESHOLD)
     sources = published.sources("r2", files(budget), path)
-    return table.cached(
+    return routing_table.cached(
         f"r2-{sources.content}-budget{budget}-threshold{threshold!r}-v{VERSION}",
         lambda: _convert(sources, budget, threshold),
     )

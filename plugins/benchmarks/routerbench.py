@@ -1,7 +1,7 @@
 """RouterBench: queries of MMLU, GSM8K, MBPP and others, answered and priced for a pool of 11 models.
 
 Paper: Hu et al. 2024, RouterBench (arXiv:2403.12031). The release is a pickled table per number of shots; it is read
-as data (`rph.unpickle`) and converted once. What a reader would get wrong:
+as data (`rph.data.unpickle`) and converted once. What a reader would get wrong:
 
 - The cost columns stand in another order than the score columns; they are paired by model name.
 - A prompt is the text of a Python list of turns; the turns are joined by a blank line. Anything else stays as it is.
@@ -19,19 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph import (
-    BenchmarkCard,
-    BenchmarkSpec,
-    File,
-    RoutingDataset,
-    Split,
-    UsageError,
-    disk,
-    hookimpl,
-    published,
-    table,
-    unpickle,
-)
+from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, disk, hookimpl
+from rph.data import published, routing_table, unpickle
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -95,7 +84,7 @@ def load(shots: int = 0, path: str | None = None, threshold: float = THRESHOLD) 
     file = FILES[shots]
     local = None if path is None else _local_file(Path(path).expanduser(), shots)
     content = file.sha256 if local is None else disk.sha256_file(local)
-    dataset = table.cached(
+    dataset = routing_table.cached(
         f"routerbench-{shots}shot-{content}-threshold{threshold!r}-v{VERSION}",
         lambda: _convert(
             unpickle.read_frame(local or published.fetched("routerbench", file)), shots, threshold

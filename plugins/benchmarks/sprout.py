@@ -17,19 +17,10 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph import (
-    BenchmarkCard,
-    BenchmarkSpec,
-    File,
-    RoutingDataset,
-    Split,
-    UsageError,
-    hookimpl,
-    published,
-    table,
-)
+from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl
+from rph.data import published, routing_table
+from rph.data.published import Price, Sources
 from rph.lazy import np
-from rph.published import Price, Sources
 
 if TYPE_CHECKING:
     from rph.api import SplitName
@@ -73,7 +64,7 @@ def load(path: str | None = None, threshold: float = THRESHOLD) -> RoutingDatase
     """SPROUT from the hub or from a folder of yours; converted once, then read from disk."""
     published.check_threshold("sprout", threshold, THRESHOLD)
     sources = published.sources("sprout", FILES, path)
-    return table.cached(
+    return routing_table.cached(
         f"sprout-{sources.content}-threshold{threshold!r}-v{VERSION}", lambda: _convert(sources, threshold)
     )
 
@@ -107,14 +98,14 @@ def _read(path: Path, threshold: float) -> Split:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    file = table.Columns(path)
+    file = routing_table.Columns(path)
     rows = file.read(_columns(path, file.schema))
     if pa.types.is_integer(rows["key"].type):
         rows = rows.set_column(rows.column_names.index("key"), "key", rows["key"].cast(pa.string()))
-    ids, queries, tasks = (table.texts(path, rows, name) for name in TEXTS)
+    ids, queries, tasks = (routing_table.texts(path, rows, name) for name in TEXTS)
     published.check_queries(str(path), ids, queries)
     cells = pa.table({f"{name}/{m}": pc.struct_field(rows[m], name) for name in NUMBERS for m in MODELS})
-    scores, tokens_in, tokens_out = (table.matrix(path, cells, name, MODELS, ids) for name in NUMBERS)
+    scores, tokens_in, tokens_out = (routing_table.matrix(path, cells, name, MODELS, ids) for name in NUMBERS)
     return Split(
         ids=ids,
         queries=queries,

@@ -1,6 +1,7 @@
 """bge-base-en-v1.5: a 768-dimensional retrieval encoder. The first token's vector, rows of L2 norm 1, 512 tokens."""
 
-from rph import EncoderCard, EncoderSpec, hookimpl, sentence
+from rph import EncoderCard, EncoderSpec, hookimpl
+from rph.encoding import sentence
 
 HF_ID = "BAAI/bge-base-en-v1.5"
 REVISION = "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a"

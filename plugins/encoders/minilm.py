@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rph import EncoderCard, EncoderSpec, RphError, hookimpl, hub, sentence
+from rph import EncoderCard, EncoderSpec, RphError, hookimpl
+from rph.data import hub
+from rph.encoding import sentence
 
 HF_ID = "sentence-transformers/all-MiniLM-L6-v2"
 REVISION = "8b3219a92973c328a8e22fadcfa821b5dc75636a"

@@ -1,6 +1,7 @@
 """ModernBERT-base: a 768-dimensional masked language model, not tuned for sentences. Mean over the tokens, 512 tokens."""
 
-from rph import EncoderCard, EncoderSpec, hookimpl, sentence
+from rph import EncoderCard, EncoderSpec, hookimpl
+from rph.encoding import sentence
 
 HF_ID = "answerdotai/ModernBERT-base"
 REVISION = "main"  # no commit is known to us: that of the first pull is recorded and used ever after

@@ -1,6 +1,7 @@
 """all-mpnet-base-v2: a 768-dimensional sentence encoder. Mean over the tokens, rows of L2 norm 1, 384 tokens."""
 
-from rph import EncoderCard, EncoderSpec, hookimpl, sentence
+from rph import EncoderCard, EncoderSpec, hookimpl
+from rph.encoding import sentence
 
 HF_ID = "sentence-transformers/all-mpnet-base-v2"
 REVISION = "9a3225965996d404b775526de6dbfe85d3368642"

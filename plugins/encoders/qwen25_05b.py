@@ -3,7 +3,8 @@
 A decoder's token sees only what stands before it, so that the last one alone has seen the whole query.
 """
 
-from rph import EncoderCard, EncoderSpec, hookimpl, sentence
+from rph import EncoderCard, EncoderSpec, hookimpl
+from rph.encoding import sentence
 
 HF_ID = "Qwen/Qwen2.5-0.5B"
 REVISION = "main"  # no commit is known to us: that of the first pull is recorded and used ever after

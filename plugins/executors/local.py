@@ -12,20 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rph import ExecutorCard, ExecutorSpec, UsageError, hookimpl, trials
+from rph import ExecutorCard, ExecutorSpec, UsageError, hookimpl
+from rph.engine import trials
+from rph.engine.inputs import Inputs
 
 if TYPE_CHECKING:
-    from rph.executors import Lost, Task
+    from rph.engine.executors import Lost, Task
 
 
 class Local:
     slots = 1
 
     def __init__(self) -> None:
-        self._inputs: dict[str, trials.Inputs] = {}
+        self._inputs: dict[str, Inputs] = {}
         self._tasks: deque[Task] = deque()
 
-    def share(self, name: str, inputs: trials.Inputs) -> None:
+    def share(self, name: str, inputs: Inputs) -> None:
         self._inputs[name] = inputs
 
     def submit(self, task: Task) -> None:

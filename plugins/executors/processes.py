@@ -29,13 +29,15 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, disk, executors, hookimpl, trials
+from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, disk, hookimpl, machine
+from rph.engine import executors, trials
+from rph.engine.inputs import Inputs, Texts, with_shared_texts
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-    from rph.executors import Lost, Task
+    from rph.engine.executors import Lost, Task
 
 LOCK = "alive.lock"
 READY = "ready"  # a worker's first word
@@ -75,9 +77,9 @@ class Processes:
         self._workers: list[_Worker] = []
         self._waiting: deque[Task] = deque()
 
-    def share(self, name: str, inputs: trials.Inputs) -> None:
+    def share(self, name: str, inputs: Inputs) -> None:
         with disk.disk_errors("sharing arrays between workers", self.spool):
-            _write(executors.with_shared_texts(inputs), self.spool / name)
+            _write(with_shared_texts(inputs), self.spool / name)
 
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
@@ -192,13 +194,13 @@ def _sweep_away_the_dead(spools: Path) -> None:
 # --- arrays on disk ---------------------------------------------------------------------------------
 
 
-def _write(inputs: trials.Inputs, folder: Path) -> None:
+def _write(inputs: Inputs, folder: Path) -> None:
     """The arrays of the inputs by name: where they lie in a file that is mapped already, or in a file of their own."""
     folder.mkdir(exist_ok=True)  # it may be there from a try that found no room
     where: dict[str, Any] = {}
     parts = {"train": inputs.train, "val": inputs.val, "test": inputs.test_queries}
     for name, part in parts.items():
-        assert isinstance(part.texts, executors.Texts)
+        assert isinstance(part.texts, Texts)
         arrays: dict[str, Any] = {"X": part.X, "blob": part.texts.blob, "ends": part.texts.ends}
         if isinstance(part, Labelled):
             arrays |= {"Y": part.Y} if part.C is None else {"Y": part.Y, "C": part.C}
@@ -229,7 +231,7 @@ def _mapped(array: Any) -> tuple[Path, int] | None:
 
 
 @lru_cache(maxsize=2)  # cells of one (benchmark, encoder) follow one another
-def _read(folder: str) -> trials.Inputs:
+def _read(folder: str) -> Inputs:
     said = json.loads((Path(folder) / "inputs.json").read_text())
     models = tuple(said["models"])
 
@@ -243,15 +245,13 @@ def _read(folder: str) -> trials.Inputs:
         return np.memmap(place["file"], dtype, mode="r", offset=place["offset"], shape=shape)
 
     def queries(name: str) -> Queries:
-        return Queries(
-            X=array(f"{name}.X"), texts=executors.Texts(array(f"{name}.blob"), array(f"{name}.ends"))
-        )
+        return Queries(X=array(f"{name}.X"), texts=Texts(array(f"{name}.blob"), array(f"{name}.ends")))
 
     def labelled(name: str, part: Queries) -> Labelled:
         return Labelled(X=part.X, texts=part.texts, Y=array(f"{name}.Y"), C=array(f"{name}.C"), models=models)
 
     val = queries("val")
-    return trials.Inputs(
+    return Inputs(
         train=labelled("train", queries("train")),
         val=labelled("val", val),
         val_queries=val,
@@ -320,7 +320,7 @@ _held: list[Any] = []
 
 def build(workers: int | None, limit: float | None, device: str) -> Processes:
     if workers is None:
-        workers = torch.cuda.device_count() if device == "cuda" else executors.cores()
+        workers = torch.cuda.device_count() if device == "cuda" else machine.cores()
     return Processes(workers, limit, device)
 
 

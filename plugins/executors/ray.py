@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rph
-from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, RphError, disk, executors, hookimpl
+from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, RphError, disk, hookimpl, machine
+from rph.engine import executors
+from rph.engine.inputs import with_shared_texts
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
-    from rph import trials
-    from rph.executors import Lost, Parcel, Task
+    from rph.engine import trials
+    from rph.engine.executors import Lost, Parcel, Task
+    from rph.engine.inputs import Inputs
 
 ADDRESS = "RAY_ADDRESS"
 RECOUNT = 5.0  # seconds between looks at the size of the cluster, which nodes may join and leave
@@ -78,7 +81,7 @@ class Ray:
             self._counted = time.monotonic()
         return self._size
 
-    def share(self, name: str, inputs: trials.Inputs) -> None:
+    def share(self, name: str, inputs: Inputs) -> None:
         try:
             self._inputs[name] = self._ray.put(_plain(inputs))
         except self._ray.exceptions.RayError as error:
@@ -165,7 +168,7 @@ def _connect(ray: Any, workers: int | None) -> None:
     }  # what a router prints is not this command's output
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would be sent to Ray's makers
-        ray.init(address="local", num_cpus=workers or executors.cores(), include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=workers or machine.cores(), include_dashboard=False, **quiet)
         return
     host, _, port = address.rpartition(":")
     try:
@@ -186,9 +189,9 @@ def _environment() -> dict[str, str]:
     return executors.THREADS | allowed
 
 
-def _plain(inputs: trials.Inputs) -> trials.Inputs:
+def _plain(inputs: Inputs) -> Inputs:
     """The inputs over plain arrays, which workers map: of a subclass, such as memmap, each would get a copy."""
-    shared = executors.with_shared_texts(inputs)
+    shared = with_shared_texts(inputs)
     val, test = _plain_labelled(shared.val), shared.test_queries
     return replace(
         shared,
@@ -207,7 +210,7 @@ def _plain_labelled(part: Labelled) -> Labelled:
 @functools.cache
 def _software() -> dict[str, str]:
     """What decides results beside the router's own code, and must be the same on all nodes."""
-    core = sorted(Path(rph.__file__).parent.glob("*.py"))
+    core = sorted(Path(rph.__file__).parent.rglob("*.py"))
     code = hashlib.sha256("".join(disk.sha256_file(file) for file in core).encode()).hexdigest()
     return {"rph": code, **{name: version(name) for name in PACKAGES}}
 
@@ -215,7 +218,7 @@ def _software() -> dict[str, str]:
 # --- in a worker ------------------------------------------------------------------------------------
 
 
-def _perform(parcel: Parcel, inputs: trials.Inputs, software: dict[str, str]) -> Iterator[list[Any] | None]:
+def _perform(parcel: Parcel, inputs: Inputs, software: dict[str, str]) -> Iterator[list[Any] | None]:
     here = _software()
     if others := [name for name in software if here[name] != software[name]]:
         raise RphError(f"{platform.node()} has another {' and '.join(others)} than the driver of the sweep")

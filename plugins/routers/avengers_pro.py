@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, UsageError, hookimpl
 from rph.arrays import model_means, to_device
-from rph.clusters import Clustering, cluster_means, kmeans
 from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.training.clusters import Clustering, cluster_means, kmeans
+from rph.training.neighbours import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means, observed_means, to_device
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import (
+from rph.lazy import np, torch
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import (
     Head,
     Training,
     Validation,
@@ -37,8 +38,7 @@ from rph.heads import (
     masked_mean,
     observed,
 )
-from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.training.neighbours import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
     from rph.arrays import Float64
-    from rph.heads import Batch, Draw, Forward, Parameters
+    from rph.training.heads import Batch, Draw, Forward, Parameters
 
     Rule = tuple[int, "Weights"]  # k, and how the k are weighed
 

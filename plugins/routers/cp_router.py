@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.arrays import model_means
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, outputs_of
 from rph.lazy import torch
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from rph.api import Float32
-    from rph.heads import Batch, Forward, Parameters
+    from rph.training.heads import Batch, Forward, Parameters
 
     Tensor = torch.Tensor
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rph import Labelled, Queries, RouterCard, RouterSpec, RphError, Trial, hookimpl
 from rph.arrays import to_device
 from rph.lazy import np, torch
-from rph.neighbours import nearest, nearest_others
+from rph.training.neighbours import nearest, nearest_others
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,14 +20,14 @@ from itertools import product as combinations
 from typing import TYPE_CHECKING, Any
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, level, product
 from rph.lazy import np, torch
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, bce_loss, chance, level, product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rph.heads import Draw, Forward, Parameters
+    from rph.training.heads import Draw, Forward, Parameters
 
     Tensor = torch.Tensor
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, chance, masked_bce, masked_mean, product
 from rph.lazy import torch
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, chance, masked_bce, masked_mean, product
 
 if TYPE_CHECKING:
-    from rph.heads import Batch, Draw, Forward, Parameters
+    from rph.training.heads import Batch, Draw, Forward, Parameters
 
     Tensor = torch.Tensor
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import observed_means
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import (
+from rph.lazy import np, torch
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import (
     Head,
     Training,
     Validation,
@@ -32,14 +33,13 @@ from rph.heads import (
     masked_mean,
     queries_of,
 )
-from rph.heads import observed as labels_and_mask
-from rph.lazy import np, torch
+from rph.training.heads import observed as labels_and_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rph.api import Float32
-    from rph.heads import Draw, Forward, Parameters
+    from rph.training.heads import Draw, Forward, Parameters
 
     Tensor = torch.Tensor
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
-from rph.clusters import kmeans
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, product, queries_of
 from rph.lazy import torch
+from rph.training.clusters import kmeans
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, bce_loss, chance, product, queries_of
 
 if TYPE_CHECKING:
-    from rph.heads import Draw, Forward, Parameters
+    from rph.training.heads import Draw, Forward, Parameters
 
     Relevance = Callable[
         [Parameters, torch.Tensor], torch.Tensor

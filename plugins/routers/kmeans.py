@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import to_device
-from rph.clusters import Clustering, cluster_means, kmeans, nearest
 from rph.lazy import torch
+from rph.training.clusters import Clustering, cluster_means, kmeans, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means, to_device
-from rph.heads import chance
 from rph.lazy import np, torch
+from rph.training.heads import chance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,16 +17,27 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import Labelled, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means
-from rph.headrouter import Data, HeadGroup, HeadRouter, stacked
-from rph.heads import Draw, Head, Training, bce_loss, chance, layers, level, masked_bce, one_thread, product
 from rph.lazy import np, torch
+from rph.training.headrouter import Data, HeadGroup, HeadRouter, stacked
+from rph.training.heads import (
+    Draw,
+    Head,
+    Training,
+    bce_loss,
+    chance,
+    layers,
+    level,
+    masked_bce,
+    one_thread,
+    product,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rph.api import Float32
     from rph.arrays import Float64, Floats
-    from rph.heads import Forward, Parameters
+    from rph.training.heads import Forward, Parameters
 
     Tensor = torch.Tensor
 
@@ -98,7 +109,7 @@ def online(
 ) -> Iterator[tuple[Tensor, Parameters]]:
     """One pass over the `requests` of `stream`, rows of X [N, d], which learns from the explored ones only.
 
-    `labels` are as from `rph.heads.observed`. Yields, before each step and at the end, the rows exploited since the
+    `labels` are as from `rph.training.heads.observed`. Yields, before each step and at the end, the rows exploited since the
     last one and the parameters [1, ...] that decide on them; the next step changes these in place.
     """
     order, steps = requests

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device, unit_rows
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, level, product, queries_of
 from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, bce_loss, chance, level, product, queries_of
+from rph.training.neighbours import nearest
 
 if TYPE_CHECKING:
     from rph.api import Float32
-    from rph.heads import Draw, Forward, Parameters
+    from rph.training.heads import Draw, Forward, Parameters
 
 CELLS = 512  # (query, model) cells of a minibatch
 STEPS = 1000  # at least

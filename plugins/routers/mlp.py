@@ -12,13 +12,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, mse_loss
 from rph.lazy import torch
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, mse_loss
 
 if TYPE_CHECKING:
     from rph.api import Float32
-    from rph.heads import Draw, Forward, Parameters
+    from rph.training.heads import Draw, Forward, Parameters
 
 LARGE = 50_000  # training queries beyond which batches are larger
 

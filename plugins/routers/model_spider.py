@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, Validation, chance, observed, outputs_of, product
 from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, Validation, chance, observed, outputs_of, product
+from rph.training.neighbours import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rph.api import Float32
-    from rph.heads import Batch, Draw, Forward, Parameters
+    from rph.training.heads import Batch, Draw, Forward, Parameters
 
 DROPOUT = 0.1  # of the attention weights and of the block's output
 NEVER = -1e9  # a score that adds nothing to a sum of exponentials

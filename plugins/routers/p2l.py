@@ -26,14 +26,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, chance, feed_forward, layers, level, masked_bce, outputs_of, product
 from rph.lazy import torch
-from rph.metrics import fit_sigmoid
+from rph.results.probabilities import fit_sigmoid
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import (
+    Head,
+    Training,
+    chance,
+    feed_forward,
+    layers,
+    level,
+    masked_bce,
+    outputs_of,
+    product,
+)
 
 if TYPE_CHECKING:
     from rph.api import Float32
-    from rph.heads import Batch, Draw, Forward, Parameters
+    from rph.training.heads import Batch, Draw, Forward, Parameters
 
     Tensor = torch.Tensor
 

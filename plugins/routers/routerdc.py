@@ -25,15 +25,15 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.clusters import kmeans
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, Validation, chance, feed_forward, layers
 from rph.lazy import np, torch
+from rph.training.clusters import kmeans
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, Validation, chance, feed_forward, layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rph.heads import Batch, Draw, Forward, Parameters
+    from rph.training.heads import Batch, Draw, Forward, Parameters
 
 OTHERS = 3  # H: queries of other clusters in L2
 DEVIATION = 0.1  # of the initial model embeddings: no cosine sees their length, but shorter ones turn faster

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means, observed_means, to_device, unit_rows
-from rph.clusters import kmeans
-from rph.heads import chance
 from rph.lazy import np, torch
-from rph.neighbours import nearest
+from rph.training.clusters import kmeans
+from rph.training.heads import chance
+from rph.training.neighbours import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.clusters import kmeans
-from rph.headrouter import Data, HeadRouter, stacked
-from rph.heads import Head, Training, chance, feed_forward, layers, level, masked_bce
 from rph.lazy import np, torch
+from rph.training.clusters import kmeans
+from rph.training.headrouter import Data, HeadRouter, stacked
+from rph.training.heads import Head, Training, chance, feed_forward, layers, level, masked_bce
 
 if TYPE_CHECKING:
     from rph.api import Float32
-    from rph.heads import Batch, Draw, Forward, Parameters
+    from rph.training.heads import Batch, Draw, Forward, Parameters
 
     Tensor = torch.Tensor
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tests import entries
 
-from rph import results, site
+from rph.board import site
+from rph.results import cell
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -25,7 +26,7 @@ def some_entries():
                 best = labels.argmax(axis=1)
                 routes = [np.where(rng.random(60) < 0.15 * i, best, 0) for _ in range(2)]
                 name = HOSTILE if i == 5 else f"router-{i}"
-                method = results.Method(title=f"title {i}", paper="arXiv:2606.07587", year=2020 + i, licence="MIT",
+                method = cell.Method(title=f"title {i}", paper="arXiv:2606.07587", year=2020 + i, licence="MIT",
                                         family=FAMILIES[i % 3], calibrated=True, fidelity=(HOSTILE,))  # fmt: skip
                 found.append(
                     entries.entry(

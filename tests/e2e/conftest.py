@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from rph import cli
+from rph.cli import main
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def rph(capsys, monkeypatch):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["rph", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main.main()
         output, error = capsys.readouterr()
         code = exit_.value.code or 0
         return code, output, error

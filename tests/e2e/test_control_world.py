@@ -5,11 +5,13 @@ import pytest
 from rph_plugins.executors.local import Local
 from tests.e2e.test_real_data import Quiet
 
-from rph import metrics, run
 from rph.arrays import observed_means
+from rph.engine import evaluate, resolve
+from rph.engine.cell import Cell, Pair, Settings, Trial, dataclasses
+from rph.engine.store import Store
 from rph.protocol import PRESETS
 from rph.registry import installed
-from rph.store import Store
+from rph.results import metrics
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +23,8 @@ def world(tmp_path_factory):
         registry, store = installed(), Store(home / "store")
         found = {}
         for router, preset in (("knn", "paper"), ("mlp", "smoke")):
-            settings = run.Settings(preset=PRESETS[preset], device="cpu")
-            outcome = run.evaluate(
+            settings = Settings(preset=PRESETS[preset], device="cpu")
+            outcome = evaluate.evaluate(
                 registry,
                 store,
                 settings,
@@ -33,11 +35,11 @@ def world(tmp_path_factory):
                 executor=Local(),
             )
             (result,) = outcome.results
-            dataset = run.benchmark_loader(registry, "synthetic:n=20000")()
-            pair = run.Pair(dataset, run.build_encoder(registry, "lsa"), settings, Quiet())
-            cell = run.Cell(pair, registry.load("router", router), store)
-            (variant,) = [v for v in cell.spec.grid if run.dataclasses.asdict(v) == result.variant]
-            found[router] = result, store.get(cell.identify(run.Trial(variant=variant, seed=42))).test
+            dataset = resolve.benchmark_loader(registry, "synthetic:n=20000")()
+            pair = Pair(dataset, resolve.build_encoder(registry, "lsa"), settings, Quiet())
+            cell = Cell(pair, registry.load("router", router), store)
+            (variant,) = [v for v in cell.spec.grid if dataclasses.asdict(v) == result.variant]
+            found[router] = result, store.get(cell.identify(Trial(variant=variant, seed=42))).test
         return dataset, found
 
 

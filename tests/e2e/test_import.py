@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tests.releases import nine30k
 
-from rph import table
+from rph.data import routing_table
 
 RESULTS = "prompt,model,score,cost,split\n" + "".join(
     f'"{s} {i}, why?",{model},{(i + m) % 3 / 2},0.0{m + 1},{s}\n'
@@ -41,7 +41,7 @@ def test_a_file_becomes_a_folder_that_is_run(rph, results, tmp_path):
     head = yaml.safe_load((out / "bench.yaml").read_text())
     assert (head["citation"], head["labels"]) == ("me 2026", "correct, as given")
     assert head["source"].startswith("results.csv, sha256 ")
-    dataset = table.read(out)
+    dataset = routing_table.read(out)
     assert dataset.train.labels[:3].tolist() == [[0, 0.5], [0.5, 1], [1, 0]]
     code, output, _ = rph(
         "eval", "--bench", out, "--router", "knn", "--encoder", "lsa", "--protocol", "smoke"
@@ -55,7 +55,7 @@ def test_the_report_as_json_has_the_numbers_of_the_folder(rph, results, tmp_path
         "data", "import", *results, "--out", out, "--name", "mine", "--threshold", 0.5, "--json"
     )
     assert code == 0
-    dataset = table.read(out)
+    dataset = routing_table.read(out)
     assert json.loads(output) == {
         "name": "mine",
         "rows": 45,
@@ -81,7 +81,7 @@ def test_a_publishers_folder_becomes_one_of_ours_with_its_citation_and_label_rul
     bench = f"nine30k:path={tmp_path / 'release'}"
     code, output, _ = rph("data", "import", "--bench", bench, "--out", out, "--name", "nine", "--json")
     assert code == 0
-    found, dataset = json.loads(output), table.read(out)
+    found, dataset = json.loads(output), routing_table.read(out)
     assert dataset.name == "nine" and len(dataset.models) == nine30k.MODELS
     assert (
         tuple(len(split) for _, split in dataset.splits())

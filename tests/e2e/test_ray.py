@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from tests import toys
 
-from rph import Labelled, Queries, Trial, trials
-from rph.executors import Task
+from rph import Labelled, Queries, Trial
+from rph.engine import inputs
+from rph.engine.executors import Task
 from rph.registry import installed
 
 if importlib.util.find_spec("ray") is None:
@@ -212,7 +213,7 @@ def test_a_gpu_is_shared_by_as_many_tasks_as_were_asked_for(toy, on_cluster):
         assert executor.slots == 2
         executor.share(
             "x",
-            trials.Inputs(
+            inputs.Inputs(
                 train=labelled, val=labelled, val_queries=queries, test_queries=queries, device="cpu"
             ),
         )

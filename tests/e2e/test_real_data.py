@@ -15,11 +15,14 @@ from rph_plugins.executors.local import Local
 from sklearn.neighbors import NearestNeighbors
 from tests import toys
 
-from rph import metrics, run
 from rph.arrays import observed_means
+from rph.engine import evaluate as engine_evaluate
+from rph.engine import resolve
+from rph.engine.cell import Pair, Settings, disk
+from rph.engine.store import Store
 from rph.protocol import PRESETS
 from rph.registry import installed
-from rph.store import Store
+from rph.results import metrics
 
 pytestmark = pytest.mark.real_data
 FULL = pytest.mark.skipif(
@@ -41,9 +44,9 @@ class Quiet:
 def evaluate(bench, encoder, routers, preset="paper"):
     """Results by router, and the embeddings that they were computed from."""
     registry = installed()
-    settings = run.Settings(preset=PRESETS[preset], device="cpu")
-    store = Store(run.disk.home() / "store")
-    outcome = run.evaluate(
+    settings = Settings(preset=PRESETS[preset], device="cpu")
+    store = Store(disk.home() / "store")
+    outcome = engine_evaluate.evaluate(
         registry,
         store,
         settings,
@@ -54,8 +57,8 @@ def evaluate(bench, encoder, routers, preset="paper"):
         executor=Local(),
     )
     assert outcome.failures == []
-    dataset = run.benchmark_loader(registry, bench)()
-    pair = run.Pair(dataset, run.build_encoder(registry, encoder), settings, Quiet())
+    dataset = resolve.benchmark_loader(registry, bench)()
+    pair = Pair(dataset, resolve.build_encoder(registry, encoder), settings, Quiet())
     return {result.router: result for result in outcome.results}, dataset, pair.inputs
 
 

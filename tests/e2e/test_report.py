@@ -71,8 +71,8 @@ def test_mistakes_are_told_in_a_line(rph, small, tmp_path):
 
 
 def test_without_the_extra_it_says_what_to_install(rph, small, monkeypatch):
-    monkeypatch.delitem(sys.modules, "rph.figures", raising=False)
-    monkeypatch.delattr("rph.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "rph.study.figures", raising=False)
+    monkeypatch.delattr("rph.study.figures", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for command in (("report",), ("analyze", "figures")):
         code, _, error = rph(*command, small)

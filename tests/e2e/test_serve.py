@@ -20,7 +20,8 @@ from tests import exported, toys
 from tests.chat_server import KEY, ChatServer
 
 import rph
-from rph import UsageError, serve, upstreams
+from rph import UsageError
+from rph.deploy import serve, upstreams
 
 LARGE = float(toys.tables()["train"]["correct/large"].mean())
 
@@ -716,7 +717,9 @@ def test_a_port_that_is_taken_is_a_usage_error(rph, tmp_path):
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "prometheus_client", "httpx"])
 def test_a_missing_library_names_the_extra(rph, tmp_path, monkeypatch, missing):
     for module in [
-        m for m in sys.modules if m in ("rph.serve", "rph.upstreams") or m.split(".")[0] == missing
+        m
+        for m in sys.modules
+        if m in ("rph.deploy.serve", "rph.deploy.upstreams") or m.split(".")[0] == missing
     ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)

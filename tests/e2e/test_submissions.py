@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from tests import toys
 
-from rph import recompute, resultfiles, submissions
+from rph.board import submissions
+from rph.results import files, recompute
 
 ROOT = Path(__file__).parents[2]
 RESULTS = "leaderboard/results"
@@ -120,7 +121,7 @@ def npy(array, **options):
 
 def claim(path, **changes):
     """Change arrays, then every number that follows from them: a forgery without a contradiction in itself."""
-    entry = resultfiles.read(path)
+    entry = files.read(path)
     queries = dataclasses.replace(entry.queries, **changes)
     forged = dataclasses.replace(entry, queries=queries)
     result = recompute.recomputed(forged)
@@ -133,7 +134,7 @@ def claim(path, **changes):
     )
     result = result.model_copy(update={"configurations": configurations})
     result = recompute.recomputed(dataclasses.replace(forged, result=result))
-    resultfiles.write(path.parents[2], result, queries)
+    files.write(path.parents[2], result, queries)
 
 
 def validate(rph, board, path, *options):
@@ -299,7 +300,7 @@ def flipped(path):
     """A better label where the router chose what another router of the board chose too, and failed."""
     kept, other = (
         arrays(path),
-        resultfiles.read(path.parents[3] / "clone" / RESULTS / "toy/knn/numbers.json").queries,
+        files.read(path.parents[3] / "clone" / RESULTS / "toy/knn/numbers.json").queries,
     )
     same = (kept["routes"][0] == other.routes[0]) & (kept["labels"][0] == 0)
     place = np.flatnonzero(same)[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests import toys
 
-from rph.store import Store
+from rph.engine.store import Store
 
 FAULTS = ("", "raise", "segfault", "_exit", "hang", "eat", "")
 PROCESSES = ("--executor", "processes", "--workers", "2")

@@ -77,7 +77,7 @@ def test_the_method_is_ten_lines_and_fails_the_checks_that_the_tutorial_names(rp
 
 
 def test_every_file_that_it_names_is_written(tmp_path):
-    from rph import scaffold
+    from rph.cli import scaffold
 
     folder = scaffold.write("router", "my-router", tmp_path / "package")
     rows = re.findall(r"^\| (`.*?) \| ", TUTORIAL, re.MULTILINE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests import exported, tiny_models, toys
 
-from rph import routing
+from rph.deploy import routing
 
 LARGE = float(toys.tables()["train"]["correct/large"].mean())
 

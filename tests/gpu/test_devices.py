@@ -6,11 +6,14 @@ import torch
 from rph_plugins.executors.local import Local
 from tests.e2e.test_real_data import Quiet
 
-from rph import Labelled, Queries, run, trials
+from rph import Labelled, Queries
 from rph.api import Trial
+from rph.engine import cell, evaluate, trials
+from rph.engine.inputs import Inputs
+from rph.engine.store import Store
 from rph.protocol import PRESETS
 from rph.registry import installed
-from rph.store import Scored, Store
+from rph.results.outcomes import Scored
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,10 +34,10 @@ def home(tmp_path_factory):
 def test_a_router_on_the_gpu_routes_as_on_the_cpu(home, router):
     found = {}
     for device in ("cpu", "cuda"):
-        outcome = run.evaluate(
+        outcome = evaluate.evaluate(
             installed(),
             Store(home / "store"),
-            run.Settings(preset=PRESETS["smoke"], device=device),
+            cell.Settings(preset=PRESETS["smoke"], device=device),
             Quiet(),
             benches=["synthetic:n=3000"],
             encoders=["lsa"],
@@ -57,9 +60,7 @@ def test_a_stack_that_the_gpu_cannot_hold_is_trained_in_parts(home):
     Y = rng.integers(0, 2, (4000, 8)).astype(np.float32)
     labelled = Labelled(X=X, texts=[""] * 4000, Y=Y, C=None, models=tuple("abcdefgh"))
     queries = Queries(X=X, texts=[""] * 4000)
-    inputs = trials.Inputs(
-        train=labelled, val=labelled, val_queries=queries, test_queries=queries, device="cuda"
-    )
+    inputs = Inputs(train=labelled, val=labelled, val_queries=queries, test_queries=queries, device="cuda")
     plugin = installed().load("router", "equi")
     wanted = [Trial(variant=variant, seed=42) for variant in plugin.spec.grid[:6]]
     total = torch.cuda.get_device_properties(0).total_memory

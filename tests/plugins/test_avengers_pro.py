@@ -8,8 +8,8 @@ import pytest
 from rph_plugins.routers import avengers_pro
 
 from rph import Labelled, Queries, Trial, UsageError
-from rph.metrics import route
 from rph.registry import installed
+from rph.results.metrics import route
 
 Config = avengers_pro.Config
 NAN = np.nan

@@ -11,8 +11,8 @@ from tests.worlds import as_queries, labelled
 
 from rph import Trial, UsageError
 from rph.arrays import model_means
-from rph.heads import Validation
-from rph.metrics import CostScale
+from rph.results.utility import CostScale
+from rph.training.heads import Validation
 
 NAN = np.nan
 

@@ -26,8 +26,8 @@ from rph_plugins.routers.cp_router import (
 from tests.worlds import as_queries, labelled, world
 
 from rph import Trial, UsageError
-from rph.heads import Batch, Draw, chance, feed_forward, observed, outputs_of
 from rph.registry import MAX_VARIANTS
+from rph.training.heads import Batch, Draw, chance, feed_forward, observed, outputs_of
 
 NAN = np.nan
 SPEC = cp_router.register_router()

@@ -11,8 +11,9 @@ from rph_plugins.routers.embedllm import GRID, Config, EmbedLlmRouter, forward, 
 from tests.worlds import as_queries, labelled, some_queries, world
 
 from rph import Trial, UsageError
-from rph.headrouter import Data
-from rph.heads import (
+from rph.registry import MAX_VARIANTS
+from rph.training.headrouter import Data
+from rph.training.heads import (
     Draw,
     Training,
     Validation,
@@ -23,7 +24,6 @@ from rph.heads import (
     observed,
     outputs_of,
 )
-from rph.registry import MAX_VARIANTS
 
 NAN = np.nan
 SPEC = embedllm.register_router()

@@ -9,9 +9,10 @@ from rph_plugins.benchmarks import embedllm
 from rph_plugins.benchmarks.embedllm import CARD, load
 from tests.releases import embedllm as release
 
-from rph import UsageError, published
+from rph import UsageError
+from rph.data import published
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 NAN = float("nan")
 

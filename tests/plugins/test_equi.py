@@ -10,8 +10,8 @@ from rph_plugins.routers import equi
 from rph_plugins.routers.equi import BASE, GRID, Config, EquiRouter, preferred, ranking_loss
 
 from rph import Labelled, Queries, Trial, UsageError
-from rph.headrouter import Data
-from rph.heads import Batch, Draw, Head, chance, fit_heads, masked_bce, masked_mean, observed
+from rph.training.headrouter import Data
+from rph.training.heads import Batch, Draw, Head, chance, fit_heads, masked_bce, masked_mean, observed
 
 NAN = np.nan
 

@@ -8,7 +8,7 @@ from rph_plugins.routers.hybrid_llm import CARD, GRID, Config, HybridRouter, mat
 from tests.worlds import as_queries, labelled, world
 
 from rph import Queries, Trial, UsageError
-from rph.heads import Batch, Draw, chance
+from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 PRICES = np.array([4.0, 1.0, 3.0, 2.0], "f4")

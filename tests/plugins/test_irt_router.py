@@ -8,7 +8,7 @@ from rph_plugins.routers.irt_router import CARD, GRID, Config, IrtRouter, regist
 from tests.worlds import as_queries, labelled, world
 
 from rph import Queries, Trial, UsageError
-from rph.heads import Batch, Draw, chance
+from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rph import Labelled, Queries, Trial, UsageError
-from rph.clusters import cluster_means, kmeans, nearest
 from rph.registry import installed
+from rph.training.clusters import cluster_means, kmeans, nearest
 
 NAN = np.nan
 

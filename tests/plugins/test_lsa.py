@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rph_plugins.encoders import lsa
 
-from rph import RoutingDataset, RphError, Split, embed
+from rph import RoutingDataset, RphError, Split
+from rph.encoding import cache
 
 TRAIN = [
     "a cat sat on a mat",
@@ -141,7 +142,7 @@ def test_on_real_queries_its_neighbours_route_better_than_the_best_single_model(
     data = RoutingDataset(name="routerdc7", models=tuple("abcdefg"), **splits)
     spec, encoder = lsa.register_encoder(), lsa.LSA()
     started = time.process_time()
-    got = embed.embed(data, spec, encoder, device="cpu")
+    got = cache.embed(data, spec, encoder, device="cpu")
     assert time.process_time() - started < 60  # 13 seconds on a quiet core
     assert got.train.shape == (14395, 256)
     means = data.train.labels.mean(axis=0)

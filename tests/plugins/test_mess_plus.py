@@ -11,8 +11,8 @@ from rph_plugins.routers.mess_plus import BASE, GRID, Config, MessPlusRouter, on
 
 from rph import Labelled, Queries, Trial, UsageError
 from rph.arrays import model_means
-from rph.headrouter import Data
-from rph.heads import Draw, chance, masked_bce, observed
+from rph.training.headrouter import Data
+from rph.training.heads import Draw, chance, masked_bce, observed
 
 NAN = np.nan
 

@@ -14,7 +14,8 @@ import pytest
 from rph_plugins.encoders import minilm
 from tests.hub_server import FakeHub
 
-from rph import RphError, hub
+from rph import RphError
+from rph.data import hub
 
 TEXTS = [
     "How many bolts in total does it take?",

@@ -8,7 +8,7 @@ from rph_plugins.routers.mirt import CARD, GRID, Config, MirtRouter, register_ro
 from tests.worlds import as_queries, labelled, world
 
 from rph import Queries, Trial, UsageError
-from rph.heads import Batch, Draw, chance
+from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 

@@ -8,8 +8,18 @@ import torch
 
 from rph import Labelled, Queries, Trial, UsageError
 from rph.arrays import model_means
-from rph.heads import Draw, Head, Training, Validation, bce_loss, chance, fit_heads, masked_bce, observed
 from rph.registry import installed
+from rph.training.heads import (
+    Draw,
+    Head,
+    Training,
+    Validation,
+    bce_loss,
+    chance,
+    fit_heads,
+    masked_bce,
+    observed,
+)
 
 NAN = np.nan
 
@@ -200,7 +210,7 @@ def test_batches_grow_with_the_training_data(plugin, monkeypatch):
         seen.extend(head.training.batch for head in heads)
         return [head.parameters for head in heads]
 
-    monkeypatch.setattr("rph.headrouter.fit_heads", spy)
+    monkeypatch.setattr("rph.training.headrouter.fit_heads", spy)
     for n in (50_000, 50_001):
         fit(plugin.spec, train=world(n, d=2, K=2), val=world(20, d=2, K=2))
     assert seen == [256, 1024]

@@ -10,8 +10,8 @@ from rph_plugins.routers.model_spider import CARD, GRID, Config, ModelSpiderRout
 from tests.worlds import as_queries, labelled
 
 from rph import Trial, UsageError
-from rph.headrouter import Data
-from rph.heads import Batch, Draw, chance
+from rph.training.headrouter import Data
+from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 

@@ -10,9 +10,10 @@ from tests.releases import nine30k as small
 from tests.releases import nine300k as release
 from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
 
-from rph import UsageError, hub, published
+from rph import UsageError
+from rph.data import hub, published
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 NAN = float("nan")
 

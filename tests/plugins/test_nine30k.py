@@ -1,4 +1,4 @@
-"""Nine-by-30k in the project's own form, made up in tests/releases; and that form itself, whose reader is rph.nine."""
+"""Nine-by-30k in the project's own form, made up in tests/releases; and that form itself, whose reader is rph.data.nine."""
 
 import os
 import re
@@ -14,9 +14,10 @@ from tests.hub_server import FakeHub
 from tests.releases import nine30k as release
 from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
 
-from rph import UsageError, nine, published
+from rph import UsageError
+from rph.data import nine, published
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 NAN = float("nan")
 FORMS = {"jsonl": as_jsonl, "parquet": as_parquet}

@@ -12,8 +12,8 @@ from rph_plugins.routers.p2l import GRID, Config, P2lRouter, grk_log_probabiliti
 from tests.worlds import as_queries, labelled, some_queries, world
 
 from rph import Trial, UsageError
-from rph.heads import Batch, Draw, bce_loss, chance, fit_heads, masked_bce, observed, outputs_of
 from rph.registry import MAX_VARIANTS
+from rph.training.heads import Batch, Draw, bce_loss, chance, fit_heads, masked_bce, observed, outputs_of
 
 NAN = np.nan
 SPEC = p2l.register_router()
@@ -119,7 +119,7 @@ def test_a_minibatch_has_512_queries_where_an_epoch_has_40_steps_of_them(monkeyp
         seen.extend(head.training for head in heads)
         return [head.parameters for head in heads]
 
-    monkeypatch.setattr("rph.headrouter.fit_heads", spy)
+    monkeypatch.setattr("rph.training.headrouter.fit_heads", spy)
     for n in (100, 4000, 20_480, 30_000):
         fit(train=world(n, d=2, K=2), val=world(20, d=2, K=2))
     assert [training.batch for training in seen] == [32, 100, 512, 512]

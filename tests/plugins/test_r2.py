@@ -9,9 +9,10 @@ from rph_plugins.benchmarks import r2
 from rph_plugins.benchmarks.r2 import BUDGETS, COUNTS, MODELS, PRICES, load
 from tests.releases import r2 as release
 
-from rph import UsageError, published
+from rph import UsageError
+from rph.data import published
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 MATH_1B, GLM_46 = "Qwen/Qwen2.5-Math-1.5B-Instruct", "zai-org/GLM-4.6"
 FIRST, SECOND, LAST = (f"data/{MODELS[m]}/4000_judge.csv" for m in (0, 1, 9))

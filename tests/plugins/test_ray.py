@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from tests import toys
 
-from rph import Labelled, Queries, RphError, Trial, executors, trials
+from rph import Labelled, Queries, RphError, Trial
+from rph.engine import executors
+from rph.engine.inputs import Inputs
 from rph.registry import installed
 
 
@@ -25,7 +27,7 @@ def inputs(folder, n=4000):
     train = Labelled(X=X[:n], texts=texts, Y=Y, C=Y + 1, models=toys.MODELS)
     val = Labelled(X=X[n:], texts=texts, Y=Y + 1, C=None, models=toys.MODELS)
     queries = Queries(X=val.X, texts=texts)
-    return trials.Inputs(train=train, val=val, val_queries=queries, test_queries=queries, device="cpu")
+    return Inputs(train=train, val=val, val_queries=queries, test_queries=queries, device="cpu")
 
 
 def test_without_ray_it_says_what_to_install(plugin, monkeypatch):

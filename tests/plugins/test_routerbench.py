@@ -12,10 +12,11 @@ from rph_plugins.benchmarks import routerbench
 from rph_plugins.benchmarks.routerbench import COLUMNS, MODELS, ROWS, load
 from tests.releases.routerbench import made_up
 
-from rph import RphError, UsageError, unpickle
-from rph.published import decode_prompt
+from rph import RphError, UsageError
+from rph.data import unpickle
+from rph.data.published import decode_prompt
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 
 def save(frame, folder, shots=0):

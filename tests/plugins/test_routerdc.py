@@ -10,7 +10,7 @@ from rph_plugins.routers.routerdc import CARD, GRID, Config, RouterDcRouter
 from tests.worlds import as_queries, labelled
 
 from rph import Trial, UsageError
-from rph.heads import Batch, Draw, chance
+from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 

@@ -10,9 +10,10 @@ from rph_plugins.benchmarks import sprout
 from rph_plugins.benchmarks.sprout import COLUMNS, COUNTS, MODELS, PRICES, load
 from tests.releases import sprout as release
 
-from rph import UsageError, table
+from rph import UsageError
+from rph.data import routing_table
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 TRAIN, VAL, TEST = (
     f"data/{name}.parquet"
@@ -193,7 +194,7 @@ def test_a_release_of_full_size_has_the_plain_name(tmp_path, monkeypatch):
 
 def test_the_responses_are_not_read(tmp_path):
     path = save(release.files(), tmp_path) / VAL
-    file = table.Columns(path)
+    file = routing_table.Columns(path)
     rows = file.read(sprout._columns(path, file.schema))
     assert set(rows.column_names) == {"key", "dataset", "prompt", *MODELS}
     for model in MODELS:

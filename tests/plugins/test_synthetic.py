@@ -7,8 +7,8 @@ import pytest
 from rph_plugins.benchmarks.synthetic import DIFFICULTIES, TOPICS, load
 
 from rph import UsageError
+from rph.data.validity import check
 from rph.registry import installed
-from rph.table import check
 
 PINNED = "fe74bfbfef4dfc97f7211b8bcaa55afbc76547fbf6d82e599808a0873561ac53"
 

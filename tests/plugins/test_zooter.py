@@ -10,8 +10,8 @@ from rph_plugins.routers import zooter
 from rph_plugins.routers.zooter import BASE, GRID, Config, ZooterRouter, masked_kl, smoothed_targets
 
 from rph import Labelled, Queries, Trial, UsageError
-from rph.headrouter import Data
-from rph.heads import Draw, observed
+from rph.training.headrouter import Data
+from rph.training.heads import Draw, observed
 
 NAN = np.nan
 

@@ -1,4 +1,4 @@
-"""Nine-by-300k in the form of `rph.nine`, made up: a sparse train split, val and test of the made-up Nine-by-30k."""
+"""Nine-by-300k in the form of `rph.data.nine`, made up: a sparse train split, val and test of the made-up Nine-by-30k."""
 
 from tests.releases import nine30k
 

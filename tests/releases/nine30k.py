@@ -1,4 +1,4 @@
-"""Nine-by-30k in the form of `rph.nine`, made up: train as JSON lines, val and test as Parquet."""
+"""Nine-by-30k in the form of `rph.data.nine`, made up: train as JSON lines, val and test as Parquet."""
 
 import io
 import json

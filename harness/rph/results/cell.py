@@ -1,0 +1,459 @@
+"""What is reported of a finished cell, and how it is computed from stored scores.
+
+Every number is a function of (dataset, router card, val and test scores of the chosen variant's seeds): no
+training, so that `rph score` can compute all of it again. Metrics that read scores as probabilities use, for a
+router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (metrics.fit_sigmoid). At
+lambda = 0 routes are those of the raw scores; where the map is flat (a = 0), what weighs P(correct) against a price
+is unknown.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from rph.api import RouterCard, RoutingDataset, Split
+from rph.arrays import observed_means
+from rph.results import metrics
+from rph.results import probabilities as results_probabilities
+from rph.results import utility as results_utility
+from rph.results.outcomes import Scored
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rph.api import Float32
+
+    Array = NDArray[np.floating[Any]]
+
+DIGITS = 9  # of an accuracy that ranks: rounding must not part equals
+Utilities = dict[str, float | None]  # lambda, as "0.2" -> mean realised utility
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reference(Record):
+    """What no router decides: the same for every router on a benchmark. Accuracies on the test split."""
+
+    best_single: float | None  # of the model with the best train mean: the floor one could deploy
+    best_single_model: str
+    best_single_hindsight: float | None  # of the model that is best on test itself
+    random: float | None  # expected, uniform over the models
+    oracle: float | None
+    bayes: float | None  # of argmax P(correct), where a control world knows it
+    bayes_expected: float | None  # the expectation of `bayes` over fresh labels
+    base_rate_bce: float | None  # BCE of predicting each model's train mean for every query
+    model_accuracy: tuple[float | None, ...]  # of each model on every query; None: never observed
+    model_cost: tuple[float | None, ...] | None  # mean US dollars per call; None: the benchmark has no costs
+    correct_mass: (
+        tuple[float, ...] | None
+    )  # share of each model in what is answered correctly (paper, Fig. 4)
+    hard_correct_mass: tuple[float, ...] | None  # the same on hard queries; None: there are none
+    hard_share: float  # of the test queries (paper, Sec. 5.1)
+    easy_share: float
+    n_train: int
+    n_val: int
+    n_test: int
+
+
+class Point(Record):
+    """What routing by the utility at one lambda gives on test."""
+
+    lam: float
+    accuracy: float | None
+    cost: float | None  # mean US dollars per query
+
+
+class Measured(Record):
+    """What one seed's scores give on test."""
+
+    test_accuracy: float | None
+    coverage: float
+    bce: float | None
+    ece: float | None
+    hard_accuracy: float | None
+    easy_accuracy: float | None
+    cost: float | None  # mean US dollars per query of the chosen models
+    utility: Utilities | None  # None: the benchmark has no costs
+    utility_native: Utilities | None  # of scores that are no probabilities, scaled to [0, 1] per query
+    curve: tuple[Point, ...] | None  # accuracy against cost; None: no costs
+    apgr: float | None  # of a pool of two models (metrics.gap_recovered), as the next two
+    cpt50: float | None
+    cpt80: float | None
+    selections: tuple[int, ...]  # queries sent to each model
+    hard_selections: tuple[int, ...]  # hard ones among them
+    selection_entropy: float  # bits
+
+
+class Method(Record):
+    """What the router's card says of it: a board is built where the router is not installed."""
+
+    title: str
+    paper: str
+    year: int
+    family: str
+    licence: str
+    calibrated: bool
+    fidelity: tuple[str, ...]
+
+
+class Configuration(Record):
+    """One finished trial: a point of the paper's Fig. 2."""
+
+    variant_name: str
+    seed: int
+    val_accuracy: float | None
+    test_accuracy: float | None
+
+
+class CellResult(Record):
+    """One finished cell (benchmark, router, encoder): the headline, and what it is a function of."""
+
+    format: Literal["rph-result/2"] = "rph-result/2"
+    bench: str
+    subset: str  # not empty: the benchmark's rows are not its full release
+    bench_fingerprint: str
+    router: str
+    router_distribution: str
+    router_version: str
+    method: Method
+    encoder: str
+    encoder_identity: str
+    protocol: str
+    protocol_version: int
+    models: tuple[str, ...]
+    variant: dict[str, Any]
+    variant_name: str
+    deterministic: bool
+    seeds: tuple[int, ...]
+    test_accuracy_mean: float | None
+    test_accuracy_std: float | None  # sample std over seeds; 0 for a deterministic router, None for one seed
+    val_accuracy: float
+    best_single: float | None
+    random: float | None
+    oracle: float | None
+    gap_closed: float | None  # share of oracle - best_single
+    learnable_gap_closed: float | None  # share of bayes - best_single, where Bayes is known
+    coverage: float
+    n_test: int
+    utility: Utilities | None
+    utility_native: Utilities | None
+    score_scale: Literal["native", "sigmoid fitted on val"]
+    selector_cost: Literal["train mean", "realised (oracle leak)"]
+    cost: float | None
+    bce: float | None
+    ece: float | None
+    hard_accuracy: float | None
+    easy_accuracy: float | None
+    selection_share: dict[str, float]  # model -> share of test queries, mean over seeds
+    hard_selection_share: dict[str, float] | None  # of the hard queries; None: there are none
+    selection_entropy: float
+    curve: tuple[Point, ...] | None
+    apgr: float | None
+    cpt50: float | None
+    cpt80: float | None
+    reference: Reference
+    per_seed: tuple[Measured, ...]
+    configurations: tuple[Configuration, ...]  # every finished trial, in the order of seeds and variants
+    seconds: float  # of all finished trials of the cell that the protocol asked for, fit and scoring
+    trials: int  # finished trials that the protocol asked for
+    failed_trials: tuple[str, ...]  # one line each
+    times_test_was_scored: int  # trials of this cell in the store, over all versions of the router
+    device: str
+    packages: dict[str, str]
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if problems := list(_misfits(self)):
+            raise PydanticCustomError("misfit", "{problems}", {"problems": "; ".join(problems)})
+        return self
+
+
+def _misfits(result: CellResult) -> Iterator[str]:
+    """Lists that belong together and are not equally long, models out of the pool, curves over other lambdas."""
+    S, K = len(result.seeds), len(result.models)
+    if result.n_test < 1 or S < 1 or K < 1:
+        yield f"it has {result.n_test} test queries, {S} seeds and {K} models"
+    if len(set(result.models)) < K:
+        yield "a model stands twice in its pool"
+    if len(result.per_seed) != S:
+        yield f"per_seed has {len(result.per_seed)} entries for {S} seeds"
+    reference = result.reference
+    per_model: dict[str, Sequence[Any] | None] = {
+        "reference.model_accuracy": reference.model_accuracy,
+        "reference.model_cost": reference.model_cost,
+        "reference.correct_mass": reference.correct_mass,
+        "reference.hard_correct_mass": reference.hard_correct_mass,
+    }
+    for i, measured in enumerate(result.per_seed):
+        per_model[f"per_seed.{i}.selections"] = measured.selections
+        per_model[f"per_seed.{i}.hard_selections"] = measured.hard_selections
+    for name, values in per_model.items():
+        if values is not None and len(values) != K:
+            yield f"{name} has {len(values)} values for {K} models"
+    for name, shares in (("", result.selection_share), ("hard_", result.hard_selection_share)):
+        if shares is not None and set(shares) != set(result.models):
+            yield f"{name}selection_share is not of the models in the pool"
+    if reference.best_single_model not in result.models:
+        yield "reference.best_single_model is not in the pool"
+    if (result.score_scale == "native") != result.method.calibrated:
+        yield f"score_scale is {result.score_scale!r} where method.calibrated is {result.method.calibrated}"
+    lambdas = [f"{lam:g}" for lam in results_utility.LAMBDAS]
+    measurements: dict[str, CellResult | Measured] = {
+        "": result,
+        **{f"per_seed.{i}.": m for i, m in enumerate(result.per_seed)},
+    }
+    for where, one in measurements.items():
+        if K != 2 and (one.apgr, one.cpt50, one.cpt80) != (None, None, None):
+            yield f"{where}apgr or a CPT is given, which are of two models; there are {K}"
+        for name, utility in (("utility", one.utility), ("utility_native", one.utility_native)):
+            if utility is not None and list(utility) != lambdas:
+                yield f"{where}{name} is not at lambda {', '.join(lambdas)}"
+        if one.curve is not None and tuple(point.lam for point in one.curve) != results_utility.CURVE:
+            yield f"{where}curve is not over the harness's lambdas"
+
+
+def utility_unknown(result: CellResult) -> str | None:
+    """Why there is no utility above lambda = 0 although there are prices; None where there is, or are none."""
+    flat = [
+        str(seed)
+        for seed, one in zip(result.seeds, result.per_seed, strict=True)
+        if one.utility is not None
+        and all(one.utility[f"{lam:g}"] is None for lam in results_utility.LAMBDAS if lam)
+    ]
+    if result.method.calibrated or not flat:
+        return None
+    return (
+        "no utility above lambda = 0: on val, no rising map of its scores to P(correct) is better than a constant"
+        f" (seed {', '.join(flat)})"
+    )
+
+
+def reference(dataset: RoutingDataset) -> Reference:
+    """The rows of a table that no router decides. Metrics alone compute them; no router can select by them."""
+    test = dataset.test
+    prior = dataset.prior
+    best = metrics.best_single_model(prior)
+    hard, easy = metrics.hard_easy(test.labels, best)
+    p = test.p_correct
+    known = [metrics.constant(model, test.labels).value for model in range(len(dataset.models))]
+    return Reference(
+        best_single=metrics.constant(best, test.labels).value,
+        best_single_model=dataset.models[best],
+        best_single_hindsight=metrics.best_single_hindsight(test.labels).value,
+        random=metrics.random(test.labels).value,
+        oracle=metrics.oracle(test.labels).value,
+        bayes=None if p is None else metrics.bayes(p, test.labels, prior).value,
+        bayes_expected=None if p is None else metrics.bayes_expected(p),
+        base_rate_bce=results_probabilities.base_rate_bce(prior, test.labels),
+        model_accuracy=tuple(known),
+        model_cost=None if test.costs is None else _means(test.costs),
+        correct_mass=_mass(test.labels),
+        hard_correct_mass=_mass(test.labels[hard]),
+        hard_share=float(hard.mean()),
+        easy_share=float(easy.mean()),
+        n_train=len(dataset.train),
+        n_val=len(dataset.val),
+        n_test=len(test),
+    )
+
+
+def _means(table: Array) -> tuple[float | None, ...]:
+    """Mean of each column, None where nothing is known."""
+    return tuple(None if np.isnan(mean) else float(mean) for mean in observed_means(table))
+
+
+def _mass(labels: Array) -> tuple[float, ...] | None:
+    mass = metrics.correct_mass(labels)
+    return None if np.isnan(mass).any() else tuple(map(float, mass))
+
+
+def accuracy(scores: Float32, split: Split, prior: Array) -> float | None:
+    """Routing accuracy at lambda = 0 of scores [N, K]; None where no chosen model's label was observed."""
+    return metrics.accuracy(metrics.route(scores, prior), split.labels).value
+
+
+def measure(
+    dataset: RoutingDataset, card: RouterCard, scored: Scored, *, realised_selector: bool = False
+) -> Measured:
+    """Everything the test split says about one seed's scores."""
+    test, K = dataset.test, len(dataset.models)
+    prior = dataset.prior
+    route = metrics.route(scored.test, prior)
+    accuracy = metrics.accuracy(route, test.labels)
+    hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
+    counts = metrics.selection_counts(route, K)
+    P = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels)
+    weighed = None if not card.calibrated and np.ptp(P) == 0 else P  # a flat map says nothing of any model
+    recovered = None if weighed is None else results_utility.gap_recovered(weighed, test.labels, prior)
+    native = None
+    if not card.calibrated:
+        native = _utilities(
+            dataset, scored.test, results_probabilities.row_minmax(scored.test), realised_selector
+        )
+    return Measured(
+        test_accuracy=accuracy.value,
+        coverage=accuracy.coverage,
+        bce=results_probabilities.bce(P, test.labels),
+        ece=results_probabilities.ece(P, test.labels),
+        hard_accuracy=metrics.accuracy(route[hard], test.labels[hard]).value,
+        easy_accuracy=metrics.accuracy(route[easy], test.labels[easy]).value,
+        cost=None if test.costs is None else metrics.cost(route, test.costs).value,
+        utility=_utilities(dataset, scored.test, weighed, realised_selector),
+        utility_native=native,
+        curve=_curve(dataset, scored.test, weighed, realised_selector),
+        apgr=None if recovered is None else recovered.apgr,
+        cpt50=None if recovered is None else recovered.cpt50,
+        cpt80=None if recovered is None else recovered.cpt80,
+        selections=tuple(int(count) for count in counts),
+        hard_selections=tuple(int(count) for count in metrics.selection_counts(route[hard], K)),
+        selection_entropy=metrics.selection_entropy(counts),
+    )
+
+
+def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array) -> Array:
+    """Scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on its val scores and the val labels."""
+    if card.calibrated:
+        return np.clip(scores, 0, 1)  # trials.py refused anything beyond rounding
+    a, b = results_probabilities.fit_sigmoid(val, labels)
+    return results_probabilities.apply_sigmoid(scores, a, b)
+
+
+def _utilities(
+    dataset: RoutingDataset, raw: Array, weighed: Array | None, realised_selector: bool
+) -> Utilities | None:
+    """Utility at each lambda: at 0 by the raw scores, above by the weighed ones; None where these are unknown."""
+    test, scale = dataset.test, _scale(dataset)
+    if scale is None:
+        return None
+    selector = test.costs if realised_selector else None
+    found: Utilities = {}
+    for lam in results_utility.LAMBDAS:
+        scores = raw if lam == 0 else weighed
+        found[f"{lam:g}"] = (
+            None
+            if scores is None
+            else results_utility.utility(
+                scores, test.labels, test.costs, scale, lam, dataset.prior, selector_costs=selector
+            ).value
+        )
+    return found
+
+
+def _scale(dataset: RoutingDataset) -> results_utility.CostScale | None:
+    """None where there are no costs, or a model has no known price: no scale, hence no utility."""
+    if dataset.train.costs is None or dataset.test.costs is None:
+        return None
+    return results_utility.CostScale.fit(dataset.train.costs)
+
+
+def _curve(
+    dataset: RoutingDataset, raw: Array, weighed: Array | None, realised_selector: bool
+) -> tuple[Point, ...] | None:
+    """Accuracy and cost at each lambda of the curve, by the same scores as `_utilities`."""
+    test, scale = dataset.test, _scale(dataset)
+    if scale is None or test.costs is None:
+        return None
+    selector = test.costs if realised_selector else None
+    points = []
+    for lam in results_utility.CURVE:
+        scores = raw if lam == 0 else weighed
+        if scores is None:
+            points.append(Point(lam=lam, accuracy=None, cost=None))
+            continue
+        route = results_utility.utility_route(scores, scale, lam, dataset.prior, selector_costs=selector)
+        points.append(
+            Point(
+                lam=lam,
+                accuracy=metrics.accuracy(route, test.labels).value,
+                cost=metrics.cost(route, test.costs).value,
+            )
+        )
+    return tuple(points)
+
+
+def summary(measured: Sequence[Measured], reference: Reference, models: Sequence[str]) -> dict[str, Any]:
+    """The fields of CellResult that are functions of the per-seed measurements and the reference rows."""
+    accuracies = [m.test_accuracy for m in measured]
+    accuracy = _mean(accuracies)
+    hard = [m.hard_selections for m in measured]
+    return {
+        "test_accuracy_mean": accuracy,
+        "best_single": reference.best_single,
+        "random": reference.random,
+        "oracle": reference.oracle,
+        "n_test": reference.n_test,
+        "gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.oracle),
+        "learnable_gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.bayes),
+        "coverage": statistics.fmean(m.coverage for m in measured),
+        "utility": _mean_utilities([m.utility for m in measured]),
+        "utility_native": _mean_utilities([m.utility_native for m in measured]),
+        "cost": _mean([m.cost for m in measured]),
+        "bce": _mean([m.bce for m in measured]),
+        "ece": _mean([m.ece for m in measured]),
+        "hard_accuracy": _mean([m.hard_accuracy for m in measured]),
+        "easy_accuracy": _mean([m.easy_accuracy for m in measured]),
+        "selection_share": _shares([m.selections for m in measured], models),
+        "hard_selection_share": _shares(hard, models) if sum(hard[0]) else None,
+        "curve": _mean_curve([m.curve for m in measured]),
+        "apgr": _mean([m.apgr for m in measured]),
+        "cpt50": _mean([m.cpt50 for m in measured]),
+        "cpt80": _mean([m.cpt80 for m in measured]),
+        "selection_entropy": statistics.fmean(m.selection_entropy for m in measured),
+    }
+
+
+def accuracy_std(measured: Sequence[Measured], *, deterministic: bool) -> float | None:
+    """Sample standard deviation of test accuracy over seeds; 0 where seeds change nothing.
+
+    None for one seed, and where the mean is unknown.
+    """
+    values = [m.test_accuracy for m in measured if m.test_accuracy is not None]
+    if len(values) < len(measured):
+        return None
+    if deterministic:
+        return 0.0
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where any value is unknown: a mean over other seeds than the rest would mislead."""
+    known = [value for value in values if value is not None]
+    # fmean of five equal values is not always that value; this is.
+    return statistics.mean(known) if known and len(known) == len(values) else None
+
+
+def _mean_utilities(utilities: Sequence[Utilities | None]) -> Utilities | None:
+    known = [utility for utility in utilities if utility is not None]
+    if not known or len(known) < len(utilities):
+        return None
+    return {lam: _mean([utility[lam] for utility in known]) for lam in known[0]}
+
+
+def _shares(counts: Sequence[Sequence[int]], models: Sequence[str]) -> dict[str, float]:
+    """Counts per seed and model -> model -> share of the queries, mean over seeds."""
+    shares = np.mean([np.array(row) / sum(row) for row in counts], axis=0)
+    return dict(zip(models, map(float, shares), strict=True))
+
+
+def _mean_curve(curves: Sequence[tuple[Point, ...] | None]) -> tuple[Point, ...] | None:
+    known = [curve for curve in curves if curve is not None]
+    if not known or len(known) < len(curves):
+        return None
+    return tuple(
+        Point(
+            lam=points[0].lam,
+            accuracy=_mean([point.accuracy for point in points]),
+            cost=_mean([point.cost for point in points]),
+        )
+        for points in zip(*known, strict=True)
+    )

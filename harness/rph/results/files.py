@@ -1,0 +1,153 @@
+"""Result files: what a leaderboard, an analysis and a report are functions of.
+
+`<bench>/<router>/<encoder>.json` is a CellResult; `<encoder>.queries.npz` beside it says what happened to every test
+query, so that intervals and comparisons need neither the benchmark nor the run store. No pickle.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import ValidationError
+
+from rph import disk
+from rph.errors import UsageError
+from rph.results import metrics
+from rph.results.cell import CellResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rph.api import RoutingDataset
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")  # a benchmark, router or encoder that can be a file
+NEITHER, EASY, HARD = 0, 1, 2  # of `difficulty`
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PerQuery:
+    """Each of the N test queries of a cell, in the benchmark's order; S seeds. The last three know no router."""
+
+    seeds: NDArray[np.int64]  # [S]
+    routes: NDArray[np.uint16]  # [S, N] the chosen model's place in CellResult.models
+    labels: NDArray[np.float32]  # [S, N] the chosen model's label, NaN where it was not observed
+    difficulty: NDArray[np.uint8]  # [N] NEITHER, EASY or HARD (metrics.hard_easy)
+    best: NDArray[
+        np.float32
+    ]  # [N] the best observed label of any model: what the oracle gets; NaN: none observed
+    floor: NDArray[np.float32]  # [N] the label of the best single model, chosen on train; NaN: not observed
+
+
+ARRAYS = {
+    "seeds": ("int64", "S"),
+    "routes": ("uint16", "SN"),
+    "labels": ("float32", "SN"),
+    "difficulty": ("uint8", "N"),
+    "best": ("float32", "N"),
+    "floor": ("float32", "N"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One result and its queries, as read from its files."""
+
+    path: Path  # of the JSON
+    result: CellResult
+    queries: PerQuery
+
+
+def per_query(dataset: RoutingDataset, seeds: tuple[int, ...], routes: NDArray[np.int64]) -> PerQuery:
+    """What `routes` [S, N] mean on the dataset's test split."""
+    Y = dataset.test.labels
+    top = metrics.best_single_model(dataset.prior)
+    hard, easy = metrics.hard_easy(Y, top)
+    observed = np.where(np.isnan(Y), -np.inf, Y).max(axis=1)
+    return PerQuery(
+        seeds=np.array(seeds, dtype=np.int64),
+        routes=routes.astype(np.uint16),
+        labels=np.stack([Y[np.arange(len(Y)), route] for route in routes]).astype(np.float32),
+        difficulty=np.where(hard, HARD, np.where(easy, EASY, NEITHER)).astype(np.uint8),
+        best=np.where(np.isneginf(observed), np.nan, observed).astype(np.float32),
+        floor=Y[:, top].astype(np.float32),
+    )
+
+
+def write(folder: Path, result: CellResult, queries: PerQuery) -> Path:
+    """Write both files under `folder`; returns the path of the JSON."""
+    names = (result.bench, result.router, result.encoder)
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"the result of {' x '.join(names)} cannot be a file",
+                why=f"{name!r} is no name for a file",
+                fix="rename the benchmark or the plugin: letters, digits, dots, dashes and underscores",
+            )
+    path = folder / result.bench / result.router / f"{result.encoder}.json"
+    with disk.new_file(queries_path(path), "writing a result's queries") as file, file.open("wb") as to:
+        np.savez_compressed(to, **{name: getattr(queries, name) for name in ARRAYS})
+    with disk.new_file(path, "writing a result") as file:
+        file.write_text(result.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def queries_path(path: Path) -> Path:
+    """`<encoder>.json` -> `<encoder>.queries.npz`: an encoder's name may hold dots."""
+    return path.with_name(path.name.removesuffix(".json") + ".queries.npz")
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """The JSON of every result under a folder of result files, in the order of their names."""
+    yield from sorted(folder.glob("*/*/*.json"))
+
+
+def read(path: Path) -> Entry:
+    """One result. Raises UsageError where a file is missing, damaged, of another format, or the two disagree."""
+    try:
+        result = CellResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise _unreadable(
+            path, f"{where}: {first['msg']} ({error.error_count()} problem(s) in all)"
+        ) from error
+    return Entry(path=path, result=result, queries=_read_queries(queries_path(path), result))
+
+
+def _read_queries(path: Path, result: CellResult) -> PerQuery:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in ARRAYS}
+            extra = set(kept.files) - set(ARRAYS)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, str(error)) from error
+    length = {"S": len(result.seeds), "N": result.n_test}
+    for name, (kind, letters) in ARRAYS.items():
+        want = tuple(length[letter] for letter in letters)
+        if arrays[name].shape != want or arrays[name].dtype != np.dtype(kind):
+            raise _unreadable(path, f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {kind} {want}")
+    if extra:
+        raise _unreadable(path, f"unknown arrays {sorted(extra)}")
+    if tuple(arrays["seeds"].tolist()) != result.seeds:
+        raise _unreadable(
+            path, f"its seeds are {arrays['seeds'].tolist()}, the result's {list(result.seeds)}"
+        )
+    if (arrays["routes"] >= len(result.models)).any():
+        raise _unreadable(path, f"a route leads to no model: there are {len(result.models)}")
+    return PerQuery(**arrays)
+
+
+def _unreadable(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{path} is no result file of this version",
+        why=why,
+        fix="write it again with `rph eval ... --out FOLDER`, which trains nothing that is in the store",
+    )

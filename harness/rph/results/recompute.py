@@ -1,0 +1,130 @@
+"""A result computed again from its own queries, and where a claim differs from what it should be.
+
+The functions that made the claims are called again; what needs scores, which result files do not hold, is kept as claimed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rph import protocol
+from rph.results import cell, files, metrics
+from rph.results.cell import CellResult
+from rph.results.files import Entry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ROUNDING = 1e-9  # relative, between the sums of two machines
+
+Key = tuple[str, int]  # variant name, seed
+
+
+def differences(
+    claimed: Any, known: Any, where: str = "", rounding: float = ROUNDING
+) -> Iterator[tuple[str, Any, Any]]:
+    """(path, claimed, known) of every leaf that differs by more than rounding, of two nests of the same form.
+
+    >>> list(differences({"a": [1.0, 2.0]}, {"a": [1.0, 2.5]}))
+    [('a.1', 2.0, 2.5)]
+    """
+    if isinstance(claimed, dict) and isinstance(known, dict) and claimed.keys() == known.keys():
+        for key in known:
+            yield from differences(claimed[key], known[key], f"{where}.{key}".lstrip("."), rounding)
+    elif isinstance(claimed, list | tuple) and isinstance(known, list | tuple) and len(claimed) == len(known):
+        for i, (one, other) in enumerate(zip(claimed, known, strict=True)):
+            yield from differences(one, other, f"{where}.{i}".lstrip("."), rounding)
+    elif isinstance(claimed, int | float) and isinstance(known, int | float):
+        if not math.isclose(claimed, known, rel_tol=rounding, abs_tol=rounding):
+            yield where, claimed, known
+    elif claimed != known:
+        yield where, claimed, known
+
+
+def recomputed(entry: Entry) -> CellResult:
+    """The result with every number that is a function of its queries and of its other claims computed again.
+
+    Lists that belong together must be equally long (submissions.py sees to it).
+    """
+    result, reference = entry.result, _reference(entry)
+    measured = tuple(_measured(entry, seed) for seed in range(len(result.seeds)))
+    return result.model_copy(
+        update={
+            **cell.summary(measured, reference, result.models),
+            "test_accuracy_std": cell.accuracy_std(measured, deterministic=result.deterministic),
+            "reference": reference,
+            "per_seed": measured,
+        }
+    )
+
+
+def _mean(labels: NDArray[Any]) -> metrics.Mean:
+    return metrics.constant(0, labels[:, None])
+
+
+def _reference(entry: Entry) -> cell.Reference:
+    claimed, q = entry.result.reference, entry.queries
+    floor = _mean(q.floor).value
+    by_model = list(claimed.model_accuracy)
+    by_model[entry.result.models.index(claimed.best_single_model)] = floor
+    return claimed.model_copy(
+        update={
+            "best_single": floor,
+            "model_accuracy": tuple(by_model),
+            "best_single_hindsight": max((one for one in by_model if one is not None), default=None),
+            "oracle": _mean(q.best).value,
+            "hard_share": float((q.difficulty == files.HARD).mean()),
+            "easy_share": float((q.difficulty == files.EASY).mean()),
+            "n_test": len(q.best),
+        }
+    )
+
+
+def _measured(entry: Entry, seed: int) -> cell.Measured:
+    q, K = entry.queries, len(entry.result.models)
+    route, labels = q.routes[seed].astype(np.int64), q.labels[seed]
+    hard, easy = (q.difficulty == kind for kind in (files.HARD, files.EASY))
+    accuracy, counts = _mean(labels), metrics.selection_counts(route, K)
+    claimed = entry.result.per_seed[seed]
+    at_zero = {"0": accuracy.value}
+    curve = claimed.curve
+    if curve is not None:
+        curve = (curve[0].model_copy(update={"accuracy": accuracy.value}), *curve[1:])
+    return claimed.model_copy(
+        update={
+            "utility": claimed.utility and claimed.utility | at_zero,
+            "utility_native": claimed.utility_native and claimed.utility_native | at_zero,
+            "curve": curve,
+            "test_accuracy": accuracy.value,
+            "coverage": accuracy.coverage,
+            "hard_accuracy": _mean(labels[hard]).value,
+            "easy_accuracy": _mean(labels[easy]).value,
+            "selections": tuple(int(count) for count in counts),
+            "hard_selections": tuple(int(count) for count in metrics.selection_counts(route[hard], K)),
+            "selection_entropy": metrics.selection_entropy(counts),
+        }
+    )
+
+
+def choice(
+    accuracies: Mapping[Key, float | None], preset: protocol.Preset, *, deterministic: bool
+) -> tuple[protocol.Selection | None, set[Key]]:
+    """What the protocol chooses where these are the val accuracies of all finished trials, and the trials it asks for.
+
+    The grid is the variants of the first seed, in their order. The selection's variant is a name.
+    """
+    grid = [name for name, seed in accuracies if seed == preset.seeds[0]]
+    steps = protocol.select(grid, deterministic=deterministic, preset=preset)
+    asked: set[Key] = set()
+    try:
+        wanted = next(steps)
+        while True:
+            keys = [(trial.variant, trial.seed) for trial in wanted]
+            asked.update(keys)
+            wanted = steps.send([accuracies.get(key) for key in keys])
+    except StopIteration as end:
+        return end.value, asked

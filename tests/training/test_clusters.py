@@ -1,0 +1,168 @@
+"""K-means against scikit-learn, brute force and cases small enough to see through."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rph.training import clusters
+from rph.training.clusters import cluster_means, kmeans, nearest
+
+NAN = np.nan
+
+
+def chance(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(n, d=8, seed=0):
+    return torch.randn(n, d, generator=chance(seed))
+
+
+def blobs(n=3000, d=16, groups=12, noise=0.7, seed=0):
+    g = chance(seed)
+    centres = torch.randn(groups, d, generator=g)
+    return centres[torch.randint(groups, (n,), generator=g)] + noise * torch.randn(n, d, generator=g)
+
+
+@pytest.mark.parametrize(("count", "noise"), [(12, 0.3), (12, 1.0), (60, 1.0)])
+def test_the_inertia_is_within_two_percent_of_scikit_learns(count, noise):
+    from sklearn.cluster import KMeans
+
+    X = blobs(noise=noise)
+    ours = [kmeans(X, count, generator=chance(seed)).inertia for seed in range(8)]
+    theirs = [
+        KMeans(count, n_init=1, max_iter=100, tol=1e-4, random_state=seed).fit(X.numpy()).inertia_
+        for seed in range(8)
+    ]
+    assert min(ours) <= 1.01 * min(theirs)
+    assert np.median(ours) <= 1.02 * np.median(theirs)
+
+
+def test_the_inertia_is_the_sum_of_squared_distances_to_the_returned_centres():
+    X = blobs(500)
+    found = kmeans(X, 7, generator=chance())
+    assert found.inertia == pytest.approx(float((X - found.centres[found.assignment]).square().sum()), 1e-5)
+    assert torch.equal(found.assignment, nearest(X, found.centres))
+
+
+def test_centres_are_the_means_of_their_rows():
+    X = blobs(400, noise=0.1)
+    found = kmeans(X, 5, generator=chance())
+    for c, centre in enumerate(found.centres):
+        assert torch.allclose(centre, X[found.assignment == c].mean(dim=0), atol=1e-2)
+
+
+def test_well_separated_groups_are_found():
+    X = torch.cat([rows(50, seed=1) * 0.01 + 10 * i for i in range(4)])
+    found = kmeans(X, 4, generator=chance())
+    labels = found.assignment.view(4, 50)
+    assert (labels == labels[:, :1]).all() and len(labels[:, 0].unique()) == 4
+
+
+def test_one_cluster_is_the_mean():
+    X = rows(100)
+    found = kmeans(X, 1, generator=chance())
+    assert torch.allclose(found.centres[0], X.mean(dim=0), atol=1e-6)
+    assert (found.assignment == 0).all()
+
+
+def test_as_many_clusters_as_distinct_rows_puts_every_row_alone():
+    X = torch.nn.functional.normalize(rows(60), dim=1)
+    found = kmeans(X, 60, generator=chance())
+    assert sorted(found.assignment.tolist()) == list(range(60))
+    assert found.inertia == 0
+
+
+@pytest.mark.parametrize("count", [5, 6, 40])
+def test_there_are_never_more_centres_than_distinct_rows(count):
+    X = torch.nn.functional.normalize(rows(5), dim=1).repeat(8, 1)
+    found = kmeans(X, count, generator=chance())
+    assert found.centres.shape == (5, 8)
+    assert found.inertia == pytest.approx(0, abs=1e-10)
+    assert torch.isfinite(found.centres).all()
+
+
+def test_more_clusters_than_rows_gives_a_cluster_per_row():
+    found = kmeans(rows(3), 50, generator=chance())
+    assert len(found.centres) == 3 and sorted(found.assignment.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("X", [torch.zeros(20, 4), torch.ones(20, 4), torch.ones(1, 4)])
+def test_identical_rows_are_one_cluster(X):
+    found = kmeans(X, 7, generator=chance())
+    assert len(found.centres) == 1 and found.inertia == 0
+
+
+def test_a_centre_without_rows_moves_to_the_row_farthest_from_its_own_centre():
+    X = torch.tensor([[0.0], [1.0], [9.0]])
+    moved = clusters._means(X, torch.tensor([[0.5], [100.0]]), torch.tensor([0, 0, 0]))
+    assert moved.tolist() == [[0.5], [9.0]]  # row 9.0 leaves the first cluster, whose mean is of 0 and 1
+
+
+def test_a_cluster_that_gives_all_its_rows_away_keeps_its_centre():
+    X = torch.tensor([[0.0], [9.0]])
+    moved = clusters._means(X, torch.tensor([[4.0], [100.0], [200.0]]), torch.tensor([0, 0]))
+    assert moved[0].tolist() == [4.0]
+    assert sorted(moved[1:, 0].tolist()) == [0.0, 9.0]
+
+
+def test_the_same_seed_gives_the_same_clusters_and_another_seed_others():
+    X = rows(500)
+    first, again, other = (kmeans(X, 20, generator=chance(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.centres, again.centres) and torch.equal(first.assignment, again.assignment)
+    assert not torch.equal(first.centres, other.centres)
+
+
+def test_clustering_leaves_its_input_and_torchs_global_state_alone():
+    X = rows(200)
+    before, state = X.clone(), torch.get_rng_state()
+    kmeans(X, 10, generator=chance())
+    assert torch.equal(X, before) and torch.equal(torch.get_rng_state(), state)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 10**6))
+def test_nearest_is_the_centre_at_the_smallest_distance_in_any_block_size(n, count, seed):
+    X, centres = rows(n, 5, seed), rows(count, 5, seed + 1)
+    brute = ((X[:, None] - centres) ** 2).sum(dim=2).argmin(dim=1)
+    block, clusters.BLOCK = clusters.BLOCK, 37
+    try:
+        in_blocks = nearest(X, centres)
+    finally:
+        clusters.BLOCK = block
+    assert torch.equal(in_blocks, brute) and torch.equal(nearest(X, centres), brute)
+
+
+def test_rows_added_in_order_have_the_same_sums():
+    X, assignment = rows(300), torch.randint(9, (300,), generator=chance())
+    assignment[assignment == 4] = 3  # an empty cluster
+    counts = torch.bincount(assignment, minlength=10)
+    sums = clusters._sums(X, assignment, counts)
+    assert torch.allclose(sums, clusters._sums_in_order(X, assignment, counts), atol=1e-4)
+    assert (sums[4] == 0).all() and (sums[9] == 0).all()
+
+
+def test_cluster_means_by_hand():
+    Y = np.array([[1, 0, NAN], [0, NAN, NAN], [1, 1, NAN], [1, 1, NAN]], np.float32)
+    assignment = torch.tensor([0, 0, 1, 1])  # cluster 2 is empty
+    p = [0.75, 2 / 3, (0.75 + 2 / 3) / 2]  # the last was never run: the mean of the pool
+    plain = cluster_means(Y, assignment, 3, shrinkage=0)
+    assert plain == pytest.approx(np.array([[0.5, 0, p[2]], [1, 1, p[2]], p]))
+    shrunk = cluster_means(Y, assignment, 3, shrinkage=2)
+    row0 = [(1 + 2 * p[0]) / 4, (0 + 2 * p[1]) / 3, p[2]]
+    row1 = [(2 + 2 * p[0]) / 4, (2 + 2 * p[1]) / 4, p[2]]
+    assert shrunk == pytest.approx(np.array([row0, row1, p]))
+    assert plain.dtype == np.float32
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 10**6))
+def test_cluster_means_weighted_by_size_are_the_overall_means(n, count, seed):
+    rng = np.random.default_rng(seed)
+    Y = (rng.random((n, 3)) < 0.5).astype(np.float32)
+    assignment = rng.integers(0, count, n)
+    means = cluster_means(Y, torch.tensor(assignment), count, shrinkage=0)
+    sizes = np.bincount(assignment, minlength=count)
+    assert sizes @ means / n == pytest.approx(Y.mean(axis=0), abs=1e-5)
