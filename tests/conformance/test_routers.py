@@ -18,8 +18,7 @@ from rph import Labelled, RphError, UsageError
 from rph.api import MAX_VARIANTS
 from rph.arrays import model_means
 from rph.conformance import worlds
-from rph.conformance.routers import run_checks
-from rph.conformance.routers import CHECKS
+from rph.conformance.routers import CHECKS, run_checks
 from rph.registry import installed
 from rph.testing import check_router as check_router  # noqa: PLC0414 - a fixture
 from rph.testing import parametrize_with_router_checks
