@@ -472,7 +472,7 @@ def test_a_check_that_does_not_apply_is_skipped_with_a_reason():
 
 @pytest.mark.parametrize(
     ("router", "detail"),
-    [(Raises, "ValueError: no luck (test_checks.py:"), (Leaves, "SystemExit: 3 ("), (Goes, "Gone: away (")],
+    [(Raises, "ValueError: no luck (test_routers.py:"), (Leaves, "SystemExit: 3 ("), (Goes, "Gone: away (")],
 )
 def test_whatever_a_router_raises_is_a_failure_with_its_place(router, detail):
     (result,) = run_checks(faulty(router=router), only=["two-predicts-equal"])

@@ -31,7 +31,8 @@ import time
 time.sleep = lambda seconds: None  # between attempts
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 1000  # bytes written at a time: 10 MB otherwise
-from rph import File, RphError, hub
+from rph import File, RphError
+from rph.data import hub
 file = {file!r}
 steps = dict(
     find=lambda: hub.find(file),

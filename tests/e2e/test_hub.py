@@ -74,8 +74,9 @@ def run(tmp_path):
 
 LOAD = """
 import json, sys
-from rph import run, registry
-dataset = run.benchmark_loader(registry.installed(), sys.argv[1])()
+from rph import registry
+from rph.engine import resolve
+dataset = resolve.benchmark_loader(registry.installed(), sys.argv[1])()
 print(json.dumps([[len(s) for _, s in dataset.splits()], len(dataset.models), dataset.fingerprint]))
 """
 

@@ -408,7 +408,7 @@ def test_an_encoders_exception_is_passed_on_with_its_message():
 
     with pytest.raises(RphError, match="encoder 'tiny' failed while it encoded 8 queries") as raised:
         made(dataset(), Returning(fail))
-    assert raised.value.why.startswith("ValueError: no such layer (test_embed.py:")
+    assert raised.value.why.startswith("ValueError: no such layer (test_cache.py:")
     assert isinstance(raised.value.__cause__, ValueError)
 
 
@@ -491,10 +491,11 @@ CHILD = """
 import os, signal, sys, time
 sys.path.insert(0, {here!r})
 import numpy as np
-import test_embed as here
-from rph import disk, embed
+import test_cache as here
+from rph import disk
+from rph.encoding import cache
 
-embed.CHUNK, embed.ROWS = 8, 16
+cache.CHUNK, cache.ROWS = 8, 16
 log, moment = sys.argv[1], sys.argv[2]
 dim = 64 if moment == "full" else 4  # wide: the rows outgrow the journal
 
@@ -513,23 +514,23 @@ class Counting(here.Tiny):
             time.sleep(float(sys.argv[3]))
         return np.stack([here.vector(text, dim) for text in texts])
 
-append, checksum = embed._append, disk.sha256_file
+append, checksum = cache._append, disk.sha256_file
 if moment == "before the journal":
-    embed._append = lambda path, content: die() if path.suffix == ".jsonl" and os.path.getsize(path) > 500 else append(path, content)
+    cache._append = lambda path, content: die() if path.suffix == ".jsonl" and os.path.getsize(path) > 500 else append(path, content)
 if moment == "half a line":
     def half(path, content):
         if path.suffix == ".jsonl" and os.path.getsize(path) > 500:
             append(path, content[:20])
             die()
         append(path, content)
-    embed._append = half
+    cache._append = half
 if moment == "half the rows":
     def half(path, content):
         if path.suffix == ".f32" and os.path.getsize(path) > 200:
             append(path, content[:50])
             die()
         append(path, content)
-    embed._append = half
+    cache._append = half
 if moment == "publishing":
     disk.sha256_file = lambda path: die()
 if moment == "full":

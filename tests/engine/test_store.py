@@ -217,7 +217,8 @@ WRITER = """
     import sys
     import numpy as np
     from pathlib import Path
-    from rph.engine.store import Identity, Scored, Store
+    from rph.engine.store import Identity, Store
+    from rph.results.outcomes import Scored
     store = Store(Path(sys.argv[1]))
     n = int(sys.argv[2])
     for seed in range(1000):
@@ -337,7 +338,8 @@ def test_no_room_is_said_and_nothing_half_written_counts(tmp_path):
         import numpy as np
         from pathlib import Path
         from rph.errors import RphError
-        from rph.engine.store import Identity, Scored, Store
+        from rph.engine.store import Identity, Store
+        from rph.results.outcomes import Scored
         store = Store(Path(sys.argv[1]))
         big = np.zeros((100_000, 4), np.float32)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
