@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rph import arrays, disk, protocol
 from rph.api import (
-    Labelled,
-    Queries,
     RouterSpec,
     RoutingDataset,
     Trial,
@@ -30,7 +28,7 @@ from rph.api import (
 from rph.encoding import cache
 from rph.engine import trials
 from rph.engine.failures import Failure
-from rph.engine.inputs import Inputs
+from rph.engine.inputs import Inputs, inputs_of
 from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
@@ -114,7 +112,7 @@ class Pair:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What routers see. Test labels and costs are not in it."""
+        """What routers see; encoded at first need."""
         what = f"{self.dataset.name} x {self.encoder.label}"
         embeddings = cache.embed(
             self.dataset,
@@ -123,17 +121,7 @@ class Pair:
             device=self.settings.device,
             progress=lambda done, total: self.report.embedding(what, done, total),
         )
-        train, val, test = self.dataset.train, self.dataset.val, self.dataset.test
-        models = self.dataset.models
-        return Inputs(
-            train=Labelled(
-                X=embeddings.train, texts=train.queries, Y=train.labels, C=train.costs, models=models
-            ),
-            val=Labelled(X=embeddings.val, texts=val.queries, Y=val.labels, C=val.costs, models=models),
-            val_queries=Queries(X=embeddings.val, texts=val.queries),
-            test_queries=Queries(X=embeddings.test, texts=test.queries),
-            device=self.settings.device,
-        )
+        return inputs_of(self.dataset, embeddings, self.settings.device)
 
 
 class Cell:
