@@ -1,0 +1,1 @@
+"""The protocol run: names become plugins and data, cells are trained, stored and read back."""
