@@ -333,7 +333,7 @@ class _Writer:
             module, name = binding.target.module, binding.target.name
             self.computed |= not module or module.partition(".")[0] in COMPUTING
             self.computed |= name in COMPUTING and name != binding.local  # by its own name its use is seen
-            self.computed |= (module, name) == ("sys", "modules")
+            self.computed |= module == "sys" and (name == "modules" or (name is None and binding.local != ""))
             if module in TYPING and name == "TYPE_CHECKING" and binding.local not in self.uses:
                 continue  # it was used only in what is gone
             exported = binding.local or _root(binding)

@@ -181,8 +181,10 @@ class _Graph:
 
     def is_own(self, module: str) -> bool:
         """Whether the plugin's own distribution brings the module. A namespace package it may share with others."""
+        if self.own is None:
+            return False
         place, top = installed.where(module), installed.where(self.top)
-        if self.own is None or place is None or top is None:
+        if place is None or top is None:
             return False
         if installed.top_of(module) == self.top and (top.file is not None or self.own_files is None):
             return True
