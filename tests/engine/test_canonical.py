@@ -84,7 +84,11 @@ def test_a_module_that_does_nothing_has_no_parts():
 
 
 def test_docstrings_stay_where_the_text_reads_them():
-    for reads in ("print(f.__doc__)", "print(getattr(f, '__doc__'))", "import inspect\nprint(inspect.getdoc(f))"):
+    for reads in (
+        "print(f.__doc__)",
+        "print(getattr(f, '__doc__'))",
+        "import inspect\nprint(inspect.getdoc(f))",
+    ):
         one, other = (f'def f():\n    "{text}"\n    return 1\n{reads}' for text in ("one", "other"))
         assert read(one).parts != read(other).parts
         assert read(f"{one}\n'bare'").parts == read(one).parts
@@ -101,7 +105,7 @@ def test_only_pythons_own_type_checking_is_dropped():
     for line, name in spelt.items():
         form = read(line + types.format(name))
         assert Import("torch") not in form.imports
-        assert form.typing == {"": Import("torch")}
+        assert form.typing == {"torch": Import("torch")}
         assert read(line + "torch = 1").parts == form.parts or line.startswith("import")
     own = "TYPE_CHECKING = True\n" + types.format("TYPE_CHECKING")
     assert Import("torch") in read(own).imports
@@ -179,7 +183,10 @@ def test_imports_are_seen_wherever_they_stand():
 
 def test_a_chain_behind_a_plain_import_is_a_slot():
     form = read("import a.b.c\na.b.c.f.g(a.b.h)\n")
-    assert {part for part in form.parts if isinstance(part, Import)} == {Import("a.b.c", "f.g"), Import("a.b", "h")}
+    assert {part for part in form.parts if isinstance(part, Import)} == {
+        Import("a.b.c", "f.g"),
+        Import("a.b", "h"),
+    }
     assert "'a'" not in "".join(part for part in form.parts if isinstance(part, str))
     assert Import("a.b") in read("import a.b\na.b.x = 1").parts  # assigned: an attribute of that module
 
@@ -266,9 +273,16 @@ def interpreters():
     """Every other Python from 3.11 on that is here."""
     names = [f"python3.{minor}" for minor in range(11, 16)]
     found = [*map(shutil.which, names)]
-    found += [str(p) for v in Path.home().glob(".pyenv/versions/3.*") for n in names if (p := v / "bin" / n).exists()]
+    found += [
+        str(p)
+        for v in Path.home().glob(".pyenv/versions/3.*")
+        for n in names
+        if (p := v / "bin" / n).exists()
+    ]
     paths = {os.path.realpath(path) for path in found if path} - {os.path.realpath(sys.executable)}
-    return sorted(p for p in paths if subprocess.run([p, "-c", ""], capture_output=True, check=False).returncode == 0)
+    return sorted(
+        p for p in paths if subprocess.run([p, "-c", ""], capture_output=True, check=False).returncode == 0
+    )
 
 
 FORMS = """
@@ -282,7 +296,9 @@ print(json.dumps({str(f): repr(canonical.read(f.read_bytes(), "p").parts) for f 
 """
 
 
-@pytest.mark.parametrize("python", interpreters() or [pytest.param("", marks=pytest.mark.skip("no other Python"))])
+@pytest.mark.parametrize(
+    "python", interpreters() or [pytest.param("", marks=pytest.mark.skip("no other Python"))]
+)
 def test_every_python_finds_the_same_form(python, tmp_path):
     odd = (
         'a = f"{x=}" f"{y!r:>{w}.{n}}" "\\N{BULLET}" f"{{}}"\n'
@@ -309,7 +325,11 @@ def noisy(source, rng):
     lines = source.splitlines()
     for node in sorted(blocks, key=lambda node: -node.body[0].lineno):
         first = node.body[0]
-        if first.lineno > node.lineno and rng.random() < 0.5 and not isinstance(first, ast.FunctionDef | ast.ClassDef):
+        if (
+            first.lineno > node.lineno
+            and rng.random() < 0.5
+            and not isinstance(first, ast.FunctionDef | ast.ClassDef)
+        ):
             noise = rng.choice(["pass", "'said'", "# a comment", '"""Lines\n\nof text."""', ""])
             lines.insert(first.lineno - 1, " " * first.col_offset + noise)
     tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline)

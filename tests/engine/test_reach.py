@@ -1,6 +1,9 @@
 """What a module reaches, on packages made by hand: each rule, and what it must not miss."""
 
 import importlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -8,6 +11,7 @@ import textwrap
 import time
 import types
 from importlib.metadata import Distribution
+from pathlib import Path
 
 import pytest
 
@@ -105,14 +109,21 @@ def test_only_what_decides_something_changes_the_code(world):
 
 
 def test_what_is_imported_when_a_function_runs_counts(world):
-    world.write({"plugin.py": "def fit():\n    from helper import f\n    return f()", "helper.py": "def f(): return 1"})
+    world.write(
+        {
+            "plugin.py": "def fit():\n    from helper import f\n    return f()",
+            "helper.py": "def f(): return 1",
+        }
+    )
     assert world.changes({"helper.py": "def f(): return 2"})
     assert "helper" in world.reached("plugin").modules
     assert "helper" not in world.imported  # it was read, and not run
 
 
 def test_what_is_imported_for_type_checkers_does_not_count(world):
-    world.write({"plugin.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from helper import f\nx = 1"})
+    world.write(
+        {"plugin.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from helper import f\nx = 1"}
+    )
     world.write({"helper.py": "f = 1"})
     assert not world.changes({"helper.py": "f = 2"})
     assert set(world.reached("plugin").modules) == {"plugin"}
@@ -131,7 +142,9 @@ def test_what_is_imported_for_type_checkers_does_not_count(world):
     ],
 )  # fmt: skip
 def test_a_module_that_moved_changes_nothing(world, old, before, new, after):
-    world.write({f"{f}/__init__.py": '"""A room."""' for f in ("house", "house/room", "house/room/deep", "a")})
+    world.write(
+        {f"{f}/__init__.py": '"""A room."""' for f in ("house", "house/room", "house/room/deep", "a")}
+    )
     world.write({"house/a.py": "b = 1", f"{old}.py": "from house.a import b\ndef f(): return b"})
     world.write({"plugin.py": f"def fit():\n{textwrap.indent(before, '    ')}"})
     code = world.code()
@@ -142,7 +155,9 @@ def test_a_module_that_moved_changes_nothing(world, old, before, new, after):
 
 
 def test_two_functions_of_one_name_are_two(world):
-    world.write({"one.py": "def f(): return 1", "other.py": "def f(): return 2", "plugin.py": "from one import f"})
+    world.write(
+        {"one.py": "def f(): return 1", "other.py": "def f(): return 2", "plugin.py": "from one import f"}
+    )
     assert world.changes({"plugin.py": "from other import f"})
     assert world.changes({"plugin.py": "import one\nx = one.f()"})
     assert world.changes({"plugin.py": "import other\nx = other.f()"})
@@ -215,11 +230,36 @@ def test_what_hides_the_definer_counts_as_the_module_with_all_it_reaches(world):
         "import impl\ndef __getattr__(name): return getattr(impl, name)",
         "try:\n    from impl import f\nexcept ImportError:\n    def f(): return 0",
     ):
-        world.write({"facade.py": hiding, "plugin.py": "from facade import f", "impl.py": "def f(): return 1"})
+        world.write(
+            {"facade.py": hiding, "plugin.py": "from facade import f", "impl.py": "def f(): return 1"}
+        )
         assert world.changes({"impl.py": "def f(): return 2"}), hiding
         assert world.changes({"facade.py": f"{hiding}\nx = 1"}), hiding
     world.write({"plugin.py": "from impl import *\nx = f()"})
     assert world.changes({"impl.py": "def f(): return 3"})
+
+
+def test_a_star_import_of_a_package_imports_the_modules_that_it_names(world):
+    world.write(
+        {"pkg/__init__.py": "__all__ = ['a']", "pkg/a.py": "x = 1", "plugin.py": "from pkg import *\ny = a.x"}
+    )
+    assert world.changes({"pkg/a.py": "x = 2"})
+
+
+def test_a_plugin_that_is_a_file_is_followed_under_whatever_name_it_was_loaded(world):
+    world.write({"plugin.py": "from helper import f", "helper.py": "f = 1"})
+
+    def code(name):
+        world.forget()
+        spec = importlib.util.spec_from_file_location(name, world.root / SRC / "plugin.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+        return reached(sys.modules[name], distribution=None).code
+
+    before = code("rph_local_plugin_1")
+    assert code("rph_local_plugin_2") == before
+    world.write({"helper.py": "f = 2"})
+    assert code("rph_local_plugin_1") != before
 
 
 def test_modules_of_an_imported_package_are_found_as_its_attributes(world):
@@ -234,7 +274,9 @@ def test_modules_of_an_imported_package_are_found_as_its_attributes(world):
 
 
 def test_relative_imports_and_namespace_packages_are_followed(world):
-    world.write({"space/pkg/__init__.py": "", "space/pkg/plugin.py": "from . import a\nfrom .b import c\nx = a.y"})
+    world.write(
+        {"space/pkg/__init__.py": "", "space/pkg/plugin.py": "from . import a\nfrom .b import c\nx = a.y"}
+    )
     world.write({"space/pkg/a.py": "y = 1", "space/pkg/b.py": "c = 1"})
     found = world.reached("space.pkg.plugin")
     assert set(found.modules) == {"space.pkg.plugin", "space.pkg.a", "space.pkg.b"}
@@ -268,7 +310,9 @@ def test_a_module_of_no_file_is_refused(world):
     ],
 )
 def test_what_cannot_be_followed_counts_by_all_bytes_of_its_package(world, text):
-    world.write({"pkg/__init__.py": "", "pkg/plugin.py": text, "pkg/other.py": "x = 1", "pkg/sub/__init__.py": ""})
+    world.write(
+        {"pkg/__init__.py": "", "pkg/plugin.py": text, "pkg/other.py": "x = 1", "pkg/sub/__init__.py": ""}
+    )
     world.write({"pkg/late.py": "import far", "far.py": "x = 1", "pkg/weights.json": "1", "near.py": "x = 1"})
     name = "pkg.plugin"
     assert world.changes({"pkg/other.py": "x = 1  # a comment"}, name=name)
@@ -317,7 +361,9 @@ def test_stray_files_change_nothing(world):
 
 
 def test_declared_data_count_by_their_bytes(world):
-    world.write({"pk/__init__.py": "x = 1", "pk/w/weights.json": "1", "pk/notes.txt": "1", "pk/un.py": ""}, SITE)
+    world.write(
+        {"pk/__init__.py": "x = 1", "pk/w/weights.json": "1", "pk/notes.txt": "1", "pk/un.py": ""}, SITE
+    )
     record = ["pk/__init__.py", "pk/un.py", "pk/w/weights.json", "other/x.json", "pk-1.0.dist-info/METADATA"]
     own = world.distribution("pk", record=record)
     assert world.changes({"pk/w/weights.json": "2"}, SITE, own, "pk")
@@ -332,6 +378,8 @@ def test_data_of_an_editable_plugin_count_unless_they_are_strays(world):
     assert world.changes({"pk/weights.json": "2"}, SRC, own, "pk")
     assert world.changes({"pk/added.json": "1"}, SRC, own, "pk")
     assert not world.changes({"pk/.DS_Store": "", "pk/x.py~": "", "pk/logs/x.log": ""}, SRC, own, "pk")
+    world.write({"space/mine/__init__.py": "x = 1", "space/mine/w.json": "1"})  # also in a namespace package
+    assert world.changes({"space/mine/w.json": "2"}, SRC, own, "space.mine")
 
 
 # --- packages ---------------------------------------------------------------------------------------
@@ -398,7 +446,10 @@ def test_a_plugins_own_distribution_counts_by_its_code(world):
     record = ["pk/__init__.py", "pk/a.py"]
     code = world.code("pk", world.distribution("pk", record=record))
     found = world.reached("pk", own := world.distribution("pk", "9.0", record=record))
-    assert (found.code, found.packages) == (code, {})  # the version that a distribution states decides nothing
+    assert (found.code, found.packages) == (
+        code,
+        {},
+    )  # the version that a distribution states decides nothing
     assert world.changes({"pk/a.py": "x = 2"}, SITE, own, "pk")
     # To the plugin of another distribution it is a package like any other.
     world.write({"plugin.py": "from pk.a import x"})
@@ -418,12 +469,16 @@ def test_a_namespace_is_shared_by_distributions(world):
 
 
 def routers():
-    points = (p for p in sorted((reach.Path(__file__).parents[2] / "plugins/routers").glob("*.py")))
-    return [importlib.import_module(f"rph_plugins.routers.{p.stem}") for p in points if p.stem != "__init__"]
+    files = sorted((Path(__file__).parents[2] / "plugins/routers").glob("*.py"))
+    return [importlib.import_module(f"rph_plugins.routers.{p.stem}") for p in files if p.stem != "__init__"]
 
 
 def test_names_of_rph_are_followed_one_by_one(world):
-    world.write({"plugin.py": "from rph import RouterCard, hookimpl\nfrom rph import heads\nimport rph\nx = rph.Trial"})
+    world.write(
+        {
+            "plugin.py": "from rph import RouterCard, hookimpl\nfrom rph import heads\nimport rph\nx = rph.Trial"
+        }
+    )
     found = world.reached("plugin")
     assert {"rph.api", "rph.hookspecs", "rph.heads"} <= set(found.modules)
     assert "rph" not in found.modules
@@ -437,9 +492,11 @@ def test_lazy_names_are_the_packages_they_stand_for(world):
         assert "numpy" in world.reached("plugin").packages, text
     world.write({"plugin.py": "from rph.lazy import np"})
     found = world.reached("plugin")
-    assert (set(found.modules), set(found.packages)) == ({"plugin"}, {"numpy"})
-    assert not world.changes({"plugin.py": "import numpy as np"})
-    assert world.changes({"plugin.py": "from rph.lazy import torch as np"})
+    assert (set(found.modules), set(found.packages)) == ({"plugin", "rph.lazy"}, {"numpy"})
+    world.write({"plugin.py": "from rph.lazy import torch as np"})
+    other = world.reached("plugin")
+    assert "torch" in other.packages
+    assert other.code != found.code
     world.write({"plugin.py": "from rph import lazy"})
     found = world.reached("plugin")
     assert (set(found.modules), set(found.packages)) == ({"plugin", "rph.lazy"}, {"numpy", "torch"})
@@ -466,4 +523,6 @@ if __name__ == "__main__":  # for people: what each router reaches, and how long
     for module in routers():
         start = time.perf_counter()
         one = reached(module, distribution=None)
-        print(f"{module.__name__} {time.perf_counter() - start:.3f} s\n  {' '.join(one.modules)}\n  {one.packages}")
+        print(
+            f"{module.__name__} {time.perf_counter() - start:.3f} s\n  {' '.join(one.modules)}\n  {one.packages}"
+        )

@@ -80,8 +80,8 @@ def read(source: str | bytes, package: str = "") -> Form:
     Raises SyntaxError, ValueError or RecursionError for what this Python cannot read.
     """
     tree = ast.parse(source)
-    for_types = _prune(list(ast.walk(tree)))
-    return _Writer(tree, package).form({b.local: b.target for b in _bindings(for_types, package)})
+    for_types = _bindings(_prune(list(ast.walk(tree))), package)
+    return _Writer(tree, package).form(dict(map(_bound_by, for_types)))
 
 
 # --- what is dropped --------------------------------------------------------------------------------
@@ -201,9 +201,12 @@ def _bindings(statements: Iterable[ast.stmt], package: str, inside: bool = False
                 yield Binding(alias.asname or "", Import(alias.name, None, inside))
 
 
-def _root(binding: Binding) -> str:
-    """The name that `import a.b` binds."""
-    return binding.target.module.partition(".")[0]
+def _bound_by(binding: Binding) -> tuple[str, Import]:
+    """The name that an import statement binds, and to what: `import a.b` binds a."""
+    if binding.local:
+        return binding.local, binding.target
+    top = binding.target.module.partition(".")[0]
+    return top, Import(top)
 
 
 # --- what is written --------------------------------------------------------------------------------
@@ -336,8 +339,7 @@ class _Writer:
             self.computed |= module == "sys" and (name == "modules" or (name is None and binding.local != ""))
             if module in TYPING and name == "TYPE_CHECKING" and binding.local not in self.uses:
                 continue  # it was used only in what is gone
-            exported = binding.local or _root(binding)
-            target = binding.target if binding.local else Import(_root(binding))
+            exported, target = _bound_by(binding)
             if not self.functions and not self.classes:
                 self.exports.setdefault(exported, set()).add(target)
             uses = self.uses.get(exported, set())

@@ -148,7 +148,7 @@ class _Graph:
 
     def __init__(self, own: Distribution | None, top: str) -> None:
         self.own, self.top = own, top
-        declared = installed.recorded(own) if own else None
+        declared = installed.recorded(own) if own and not installed.is_editable(own) else None
         self.own_files = None if declared is None else {path for _, path in declared}
         self.nodes: dict[str, _Node] = {}
         self.hashes: dict[str, str] = {}
@@ -218,12 +218,16 @@ class _Graph:
             return _Slot(dotted, packages=owners)
         if installed.where(module) is None:
             return _Slot(f"{dotted} {ABSENT}")
-        exports = self.exports(module)
+        if module == LAZY:
+            return self._lazy(name or "")
+        form = _form(module)
+        exports = form.exports if form else {}
         if module == RPH and name in (None, "*"):
             every = [self.slot(i.module, i.name) for i in exports.values()] if name else []
             return _Slot(RPH, tuple(dict.fromkeys(m for slot in every for m in slot.modules)))
-        if name is None:
+        if name in (None, "*"):
             return _Slot("", (module,))
+        assert name
         head, _, rest = name.partition(".")
         if head in exports and (module, head) not in seen:
             target = exports[head]
@@ -233,16 +237,18 @@ class _Graph:
             return slot if installed.top_of(module) in OURS else slot.and_of(module)
         if installed.where(f"{module}.{head}") is not None:
             slot = self.slot(f"{module}.{head}", rest or None, seen)
-            form = _form(module)
             hidden = form is None or head in form.bound  # the package may have something else of this name
             return slot.and_of(module) if hidden else slot
         return _Slot(dotted) if module == RPH else _Slot(f":{name}", (module,))
 
-    def exports(self, module: str) -> dict[str, Import]:
-        form = _form(module)
-        if form is None:
-            return {}
-        return {**form.exports, **form.typing} if module == LAZY else dict(form.exports)
+    def _lazy(self, name: str) -> _Slot:
+        """What `rph.lazy` provides: by `np` the package that it imports for type checkers as np, by itself all of them."""
+        form, (head, _, rest) = _form(LAZY), name.partition(".")
+        provided = form.typing if form else {}
+        if head in provided:
+            return self.slot(provided[head].module, rest or None).and_of(LAZY)
+        packages = [pair for target in provided.values() for pair in self.slot(target.module, None).packages]
+        return _Slot(f":{name}" if name else "", (LAZY,), tuple(packages))
 
     # --- one module ---------------------------------------------------------------------------------
 
@@ -271,13 +277,14 @@ class _Graph:
                     if package := self._package_of(binding.target, slot):
                         used = [self.slot(package, attribute) for attribute in binding.used]
                         slot = slot.and_of(*(m for one in used for m in one.modules))
-                        whole |= {installed.top_of(package)} if binding.passed else set()
+                        all_of = binding.passed or (
+                            binding.target.name == "*" and self._names_modules(package)
+                        )
+                        whole |= {installed.top_of(package)} if all_of else set()
                     bound.append((binding.local, slot))
                 parts.append(tuple(bound))
         if form is None or (form.computed and name != LAZY):
             whole.add(installed.top_of(name))
-        if name == LAZY and form:
-            beside += [self.slot(target.module, target.name) for target in form.typing.values()]
         if parent := self._parent(name):
             beside.append(_Slot("in ", (parent,)))
         beside += [self._whole(top) for top in sorted(whole)]
@@ -285,10 +292,15 @@ class _Graph:
 
     def _package_of(self, target: Import, slot: _Slot) -> str | None:
         """The package that is imported as a whole, if it is one and followed: its modules are its attributes."""
-        if slot.text == RPH and target.name is None:
-            return RPH
+        if slot.text == RPH:
+            return RPH if target.name is None else None
         place = installed.where(slot.modules[0]) if slot.modules and not slot.text else None
         return slot.modules[0] if place and place.folders is not None else None
+
+    def _names_modules(self, package: str) -> bool:
+        """Whether `from package import *` may import modules of it: those that its `__all__` names."""
+        form = _form(package)
+        return package != RPH and (form is None or "__all__" in form.bound)
 
     def _parent(self, name: str) -> str | None:
         """The nearest package above that has code: importing the module runs it, and it names the next."""
