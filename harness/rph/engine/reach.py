@@ -73,10 +73,9 @@ def _form(name: str) -> Form | None:
         return canonical.read("")
     if place.file.suffix != ".py":
         return None
+    package = name.rpartition(".")[0] if place.folders is None else name
     try:
-        return canonical.read(
-            place.file.read_bytes(), name if place.folders is not None else name.rpartition(".")[0]
-        )
+        return canonical.read(place.file.read_bytes(), package)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 
@@ -258,37 +257,31 @@ class _Graph:
         return self.nodes[name]
 
     def _node(self, name: str) -> _Node:
-        form, beside, whole = _form(name), [], set()
+        form = _form(name)
+        followed = form is not None and (not form.computed or name == LAZY)
+        whole = set() if followed else {installed.top_of(name)}  # packages that count by all of them
+
+        def filled(target: Import, used: tuple[str, ...] = (), passed: bool = True) -> _Slot:
+            slot = self.slot(target.module, target.name)
+            if package := self._package_of(target, slot):
+                if passed or (target.name == "*" and self._names_modules(package)):
+                    whole.add(installed.top_of(package))
+                slot = slot.and_of(*(m for attribute in used for m in self.slot(package, attribute).modules))
+            return slot
+
         parts: list[_Part] = []
         for part in form.parts if form else ():
             if isinstance(part, str):
                 parts.append(part)
-            elif isinstance(part, Import):
-                slot = self.slot(part.module, part.name)
-                if package := self._package_of(part, slot):
-                    whole.add(
-                        installed.top_of(package)
-                    )  # import_module("package"): nothing tells what is read of it
-                parts.append(slot)
+            elif isinstance(
+                part, Import
+            ):  # where it is a package, as of import_module: who knows what is read of it
+                parts.append(filled(part))
             else:
-                bound = []
-                for binding in part:
-                    slot = self.slot(binding.target.module, binding.target.name)
-                    if package := self._package_of(binding.target, slot):
-                        used = [self.slot(package, attribute) for attribute in binding.used]
-                        slot = slot.and_of(*(m for one in used for m in one.modules))
-                        all_of = binding.passed or (
-                            binding.target.name == "*" and self._names_modules(package)
-                        )
-                        whole |= {installed.top_of(package)} if all_of else set()
-                    bound.append((binding.local, slot))
-                parts.append(tuple(bound))
-        if form is None or (form.computed and name != LAZY):
-            whole.add(installed.top_of(name))
-        if parent := self._parent(name):
-            beside.append(_Slot("in ", (parent,)))
-        beside += [self._whole(top) for top in sorted(whole)]
-        return _Node(tuple(parts), tuple(beside))
+                parts.append(tuple((b.local, filled(b.target, b.used, b.passed)) for b in part))
+        parent = self._parent(name)
+        beside = [_Slot("in ", (parent,))] if parent else []
+        return _Node(tuple(parts), (*beside, *map(self._whole, sorted(whole))))
 
     def _package_of(self, target: Import, slot: _Slot) -> str | None:
         """The package that is imported as a whole, if it is one and followed: its modules are its attributes."""
