@@ -379,10 +379,14 @@ def test_a_parcel_is_small_and_gives_the_trials_own_outcomes_in_its_order(toy):
         assert same(outcome, alone)
 
 
-def test_a_parcel_for_other_code_than_is_here_is_refused(toy):
+def test_a_parcel_for_other_software_than_is_here_is_refused(toy):
     parcel = executors.pack(Task(router=toy, trials=(Trial(variant=toy.spec.grid[0], seed=1),), inputs="a"))
-    with pytest.raises(RphError, match=r"toy: its code .* is not what the sweep began with"):
-        executors.perform(replace(parcel, code="other"), inputs())
+    packages = {**parcel.software.packages, "numpy": "1.0", "jax": "2"}
+    other = replace(parcel.software, router="other", packages=packages)
+    with pytest.raises(
+        RphError, match=r"toy: .* has another jax and numpy and code of the router than the sweep"
+    ):
+        executors.perform(replace(parcel, software=other), inputs())
 
 
 def test_sys_exit_in_a_router_is_its_failure_and_no_reason_has_two_lines(tmp_path):

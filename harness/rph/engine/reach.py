@@ -6,7 +6,7 @@ hash of the module that defines what is imported: so it holds all that the modul
 - Followed as source: rph and its plugins, the distribution of the plugin asked for, editable distributions, and
   modules of no distribution. The standard library counts by name, any other package by its installed version.
 - Importing a.b.c runs a and a.b: parents count. `rph` itself does not: its `__init__` holds only re-exports, which are
-  followed one by one (`rph.load` is none: it is imported when called). A module without code counts for nothing.
+  followed one by one (`rph.load` is none, it is imported when called; `rph.hookimpl` computes nothing). A module without code counts for nothing.
 - What cannot be followed (code found or run by computed names, compiled modules, a package handed on as a whole)
   counts by the bytes of all its top-level package, and by all that the modules of that package reach.
 - Data of a plugin are the files that are not Python, in the packages it is made of: those that RECORD declares; of an
@@ -35,6 +35,7 @@ from rph.engine.canonical import Form, Import
 from rph.engine.installed import ABSENT, OURS, RPH
 from rph.errors import RphError
 
+HOOKIMPL = (RPH, "hookimpl")  # it marks a function for the registry: a new hook changes no number
 LAZY = "rph.lazy"  # it provides by a computed import exactly what it imports under `if TYPE_CHECKING:`
 
 
@@ -219,6 +220,8 @@ class _Graph:
             return _Slot(f"{dotted} {ABSENT}")
         if module == LAZY:
             return self._lazy(name or "")
+        if (module, name) == HOOKIMPL:
+            return _Slot(dotted)
         form = _form(module)
         exports = form.exports if form else {}
         if module == RPH and name in (None, "*"):
