@@ -28,7 +28,7 @@ from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device
 from rph.headrouter import Data, HeadRouter, stacked
 from rph.heads import Head, Training, Validation, chance, observed, outputs_of, product
-from rph.lazy import np, torch
+from rph.lazy import torch
 from rph.neighbours import nearest
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class ModelSpiderRouter(HeadRouter):
 
     def head(self, data: Data, seed: int) -> Head:
         variant: Config = self.variant
-        seen = torch.tensor(~np.isnan(data.train.Y).all(axis=0), device=data.device)
-        self.buffers["seen"] = seen
+        seen = self.buffers["seen"] = data.seen
         X, targets, val = data.X, data.labels, data.validation
         run: Forward = forward
         if variant.bag > 1:

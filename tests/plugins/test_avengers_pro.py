@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rph_plugins.routers import avengers_pro
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Labelled, Queries, Trial, UsageError, clusters
 from rph.metrics import route
 from rph.registry import installed
 
@@ -225,7 +225,7 @@ def test_two_planted_specialists_each_get_their_own_queries():
 
 def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
     trials = [Trial(variant=v, seed=seed) for seed in (42, 7) for v in avengers_pro.GRID[::2]]
-    together = avengers_pro.fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
+    together = avengers_pro.register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
     assert len(together) == len(trials)
     for trial, found in zip(trials, together, strict=True):
         router = avengers_pro.AvengersProRouter()
@@ -234,10 +234,11 @@ def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
 
 
 def test_variants_of_equal_seed_and_number_of_clusters_share_one_clustering(monkeypatch):
-    calls, once = [], avengers_pro.kmeans
-    monkeypatch.setattr(avengers_pro, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
+    calls, once = [], clusters.kmeans
+    monkeypatch.setattr(clusters, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
     configs = [Config(20), Config(20, 1), Config(20, 4, "ranks"), Config(30), Config(60)]  # the cap is 30
-    avengers_pro.fit_many(TRAIN, VAL, [Trial(variant=c, seed=s) for s in (1, 2) for c in configs], "cpu")
+    trials = [Trial(variant=c, seed=s) for s in (1, 2) for c in configs]
+    avengers_pro.register_router().fit_many(TRAIN, VAL, trials, "cpu")
     assert calls == [20, 30] * 2
 
 

@@ -235,8 +235,8 @@ def test_a_router_from_its_state_gives_the_same_scores(spec):
 
 MUTATIONS = [
     (
-        "cluster_means(Y, found",
-        "cluster_means((Y == 1).astype(Y.dtype), found",
+        "cluster_means(known.Y, found",
+        "cluster_means((known.Y == 1).astype(known.Y.dtype), found",
         "a missing label counts as wrong",
     ),
     (
