@@ -16,17 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rph import (
-    BenchmarkCard,
-    BenchmarkSpec,
-    File,
-    RoutingDataset,
-    Split,
-    UsageError,
-    hookimpl,
-    published,
-    table,
-)
+from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl, published
 from rph.lazy import np
 from rph.published import Price, Sources
 
@@ -91,10 +81,7 @@ def load(budget: int = BUDGET, path: str | None = None, threshold: float = THRES
         )
     published.check_threshold("r2", threshold, THRESHOLD)
     sources = published.sources("r2", files(budget), path)
-    return table.cached(
-        f"r2-{sources.content}-budget{budget}-threshold{threshold!r}-v{VERSION}",
-        lambda: _convert(sources, budget, threshold),
-    )
+    return sources.converted(_convert, VERSION, budget=budget, threshold=threshold)
 
 
 # --- conversion -------------------------------------------------------------------------------------
@@ -126,8 +113,7 @@ def _convert(sources: Sources, budget: int, threshold: float) -> RoutingDataset:
     )
     train, val, test = (published.take(whole, part) for part in published.split_rows(texts))
     name = "r2" if budget == BUDGET else f"r2-budget{budget}"
-    if threshold != THRESHOLD:
-        name += f"-threshold{threshold!r}"
+    name = published.name_of(name, threshold, THRESHOLD)
     lacking = [model for model, frame in zip(MODELS, frames, strict=True) if len(frame) < len(rows)]
     return published.named(
         RoutingDataset(name=name, models=MODELS, train=train, val=val, test=test),
