@@ -1,8 +1,10 @@
-"""A small benchmark, and a plugin file with a toy encoder and toy routers, for tests of the harness itself."""
+"""A small benchmark, a plugin file with a toy encoder and toy routers, and a card: for tests of the harness itself."""
 
 import numpy as np
 import pandas as pd
 import yaml
+
+from rph import EncoderCard
 
 MODELS = ("small", "middle", "large")
 SIZES = {"train": 60, "val": 24, "test": 30}
@@ -46,6 +48,13 @@ def write_bench(folder, frames=None, **changes):
     meta = {key: value for key, value in meta.items() if key not in dropped}
     (folder / "bench.yaml").write_text(yaml.safe_dump(meta))
     return folder
+
+
+def encoder_card(name, **fields):
+    """The card of an encoder of a test's own; `fields` are those that matter there."""
+    usual = {"title": "a test's encoder", "hf_id": "", "revision": "", "prefix": "", "max_tokens": None}
+    usual |= {"dtype": "float32", "licence": "MIT", "citation": ""}
+    return EncoderCard(name=name, **usual | fields)
 
 
 # TOY_LOG names a file that every training and every encoded text is written to, one line each;

@@ -16,24 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import toys
 
-from rph import EncoderCard, EncoderSpec, RoutingDataset, RphError, Split, UsageError
+from rph import EncoderSpec, RoutingDataset, RphError, Split, UsageError
 from rph.encoding import cache as embed
 
-CARD = EncoderCard(
-    name="tiny",
-    title="a test's encoder",
-    hf_id="",
-    revision="",
-    dim=4,
-    pooling="mean",
-    normalise=False,
-    prefix="",
-    max_tokens=None,
-    dtype="float32",
-    licence="MIT",
-    citation="",
-)
+HERE = Path(__file__).parent
+CARD = toys.encoder_card(name="tiny", dim=4, pooling="mean", normalise=False)
 
 
 def split(name, queries):
@@ -489,7 +478,7 @@ def test_an_encoder_that_learns_nothing_is_never_fitted():
 
 CHILD = """
 import os, signal, sys, time
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {root!r}]
 import numpy as np
 import test_cache as here
 from rph import disk
@@ -545,7 +534,13 @@ print(got.cached)
 
 
 def child(log, moment="never", *more, **popen):
-    command = [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parent)), str(log), moment]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD.format(here=str(HERE), root=str(HERE.parents[1])),
+        str(log),
+        moment,
+    ]
     return subprocess.Popen(
         [*command, *map(str, more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
     )

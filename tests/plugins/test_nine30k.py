@@ -12,6 +12,7 @@ from rph_plugins.benchmarks import nine30k
 from rph_plugins.benchmarks.nine30k import CARD, load
 from tests.hub_server import FakeHub
 from tests.releases import nine30k as release
+from tests.releases.folder import save
 from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
 
 from rph import UsageError
@@ -25,7 +26,6 @@ FORMS = {"jsonl": as_jsonl, "parquet": as_parquet}
 
 def put(folder, form=None, **splits):
     """The made-up release in a folder, all in one form if so asked; `train=[...]` are other rows, or other bytes."""
-    folder.mkdir(exist_ok=True)
     if form is None and not splits:
         files = release.files()
     else:
@@ -35,9 +35,7 @@ def put(folder, form=None, **splits):
             f"{name}.{form or 'jsonl'}": rows if isinstance(rows, bytes) else write(rows)
             for name, rows in made.items()
         }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return str(folder)
+    return str(save(files, folder))
 
 
 def train(row=None, **values):
