@@ -25,10 +25,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rph.results.cell.probabilities import fit_sigmoid
-
 from rph import RouterCard, RouterSpec, hookimpl
 from rph.lazy import torch
+from rph.results.probabilities import fit_sigmoid
 from rph.training.headrouter import Data, HeadRouter, stacked
 from rph.training.heads import (
     Head,

@@ -5,13 +5,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from rph.results.cell.metrics import route
 from rph_plugins.routers import avengers_pro
 from tests import routers, worlds
 from tests.worlds import grouped, labelled, planted, unrelated
 
 from rph import Queries, Trial, UsageError
 from rph.registry import installed
+from rph.results.metrics import route
 from rph.training import clusters
 
 Config = avengers_pro.Config

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rph.results.cell.utility import CostScale
 from rph_plugins.routers import carrot
 from rph_plugins.routers.carrot import CARD, GRID, CarrotRouter, Config, fit_many
 from tests import routers, worlds
@@ -13,6 +12,7 @@ from tests.worlds import as_queries, labelled
 
 from rph import Trial, UsageError
 from rph.arrays import model_means
+from rph.results.utility import CostScale
 from rph.training.heads import Validation
 
 NAN = np.nan
