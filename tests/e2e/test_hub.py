@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 from rph_plugins.encoders import minilm
 from tests import tiny_models
-from tests.hub_server import FakeHub
+from tests.hub_server import PATIENT, FakeHub
 
 from rph.registry import installed
 
@@ -61,7 +61,7 @@ def run(tmp_path):
         own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "RPH_HOME": str(tmp_path / "rph")}
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
-            env=kept | own | environment,
+            env=kept | PATIENT | own | environment,
             capture_output=True,
             text=True,
             check=False,
