@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rph_plugins.benchmarks import nine30k
 from rph_plugins.benchmarks.nine30k import CARD, load
-from tests.hub_server import FakeHub
+from tests.hub_server import PATIENT, FakeHub
+from tests.moments import PATIENCE
 from tests.releases import nine30k as release
 from tests.releases.folder import save
 from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
@@ -314,10 +315,11 @@ except RphError as error:
     run = subprocess.run(
         [sys.executable, "-c", script.format(options=options)],
         env={key: value for key, value in os.environ.items() if key not in ("RPH_OFFLINE", "HF_HUB_OFFLINE")}
+        | PATIENT
         | ours,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert run.returncode == 0, run.stderr
