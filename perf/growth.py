@@ -37,7 +37,7 @@ from tables import Column, Report
 
 from rph import Labelled
 from rph.training.headrouter import Data
-from rph.training.heads import fit_heads
+from rph.training.stacks import fit_heads
 
 QUERIES = 2_000  # in val and in test
 STAY = {"N": 10_000, "d": 384, "K": 16}

@@ -34,7 +34,8 @@ from tables import Column, Report, ratio
 
 from rph import Labelled, Queries, Trial
 from rph.training.headrouter import Data
-from rph.training.heads import feed_forward, fit_heads, outputs_of
+from rph.training.heads import feed_forward, outputs_of
+from rph.training.stacks import fit_heads
 
 SIZES = {"train": 20_000, "val": 3_000, "test": 10_000}
 DIM, MODELS, FACTORS, DOMAINS = 384, 11, 24, 30

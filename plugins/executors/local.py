@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rph import ExecutorCard, ExecutorSpec, UsageError, hookimpl
+from rph import ExecutorCard, ExecutorSpec, UsageError, hookimpl, machine
 from rph.engine import trials
 from rph.engine.inputs import Inputs
 
@@ -49,16 +49,10 @@ def _one_thread() -> Iterator[None]:
     if os.environ.get("OMP_NUM_THREADS"):
         yield
         return
-    import torch
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with machine.one_thread(), threadpool_limits(1):
+        yield
 
 
 def build(workers: int | None, limit: float | None, device: str) -> Local:

@@ -32,7 +32,7 @@ from rph import RouterCard, RouterSpec, hookimpl
 from rph.arrays import model_means
 from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
-from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, outputs_of
+from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, layers, level
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -105,7 +105,7 @@ class CpRouter(HeadRouter):
         """Calibrate: find q, and alpha where FBE chooses it."""
         variant: Config = self.variant
         held = calibration_rows(len(data.X), int(self.buffers["seed"])).to(data.device)
-        f = self._f(outputs_of(self._forward, self.parameters, data.X[held]))
+        f = self._f(self.outputs(data.X[held]))
         Y, seen = (part[held] for part in data.labels)
         misses, scores = nonconformity(f, Y >= CORRECT, seen > 0, variant.form)
         alpha = choose_alpha(misses, scores) if variant.alpha == "fbe" else variant.alpha

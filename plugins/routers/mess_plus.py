@@ -18,25 +18,14 @@ from typing import TYPE_CHECKING, Literal
 from rph import Labelled, RouterCard, RouterSpec, Trial, hookimpl
 from rph.arrays import model_means
 from rph.lazy import np, torch
+from rph.machine import one_thread
 from rph.training.headrouter import Data, HeadGroup, HeadRouter, stacked
-from rph.training.heads import (
-    Draw,
-    Head,
-    Training,
-    bce_loss,
-    chance,
-    layers,
-    level,
-    masked_bce,
-    one_thread,
-    product,
-)
+from rph.training.heads import Draw, Head, Training, bce_loss, chance, layers, level, masked_bce, product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rph.api import Float32
-    from rph.arrays import Float64, Floats
+    from rph.arrays import Float32, Float64, Floats
     from rph.training.heads import Forward, Parameters
 
     Tensor = torch.Tensor

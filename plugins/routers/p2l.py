@@ -29,17 +29,7 @@ from rph import RouterCard, RouterSpec, hookimpl
 from rph.lazy import torch
 from rph.results.probabilities import fit_sigmoid
 from rph.training.headrouter import Data, HeadRouter, stacked
-from rph.training.heads import (
-    Head,
-    Training,
-    chance,
-    feed_forward,
-    layers,
-    level,
-    masked_bce,
-    outputs_of,
-    product,
-)
+from rph.training.heads import Head, Training, chance, feed_forward, layers, level, masked_bce, product
 
 if TYPE_CHECKING:
     from rph.api import Float32
@@ -105,7 +95,7 @@ class P2lRouter(HeadRouter):
         )
 
     def finish(self, data: Data) -> None:
-        beta = self._coefficients(outputs_of(self._forward, self.parameters, data.validation.X)).cpu().numpy()
+        beta = self._coefficients(self.outputs(data.validation.X)).cpu().numpy()
         slope, offset = fit_sigmoid(beta, data.val.Y)  # on train the head is surer than it is right
         # Where no map fits, routes must stay those of the coefficients all the same.
         pair = (slope, offset) if slope > 0 else (1.0, 0.0)

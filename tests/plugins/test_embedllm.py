@@ -14,17 +14,8 @@ from tests.worlds import labelled, some_queries, splits, world
 from rph import Trial, UsageError
 from rph.registry import MAX_VARIANTS
 from rph.training.headrouter import Data
-from rph.training.heads import (
-    Draw,
-    Training,
-    Validation,
-    bce_loss,
-    chance,
-    fit_heads,
-    masked_bce,
-    observed,
-    outputs_of,
-)
+from rph.training.heads import Draw, Training, Validation, bce_loss, chance, masked_bce, observed, outputs_of
+from rph.training.stacks import fit_heads
 
 NAN = np.nan
 SPEC = embedllm.register_router()

@@ -13,7 +13,8 @@ from tests.worlds import grouped, labelled
 
 from rph import Trial, UsageError
 from rph.training.headrouter import Data
-from rph.training.heads import Batch, Draw, Head, chance, fit_heads, masked_bce, masked_mean, observed
+from rph.training.heads import Batch, Draw, Head, chance, masked_bce, masked_mean, observed
+from rph.training.stacks import fit_heads
 
 NAN = np.nan
 

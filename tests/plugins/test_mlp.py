@@ -11,17 +11,8 @@ from tests.worlds import labelled, logistic, unrelated
 from rph import Queries, Trial, UsageError
 from rph.arrays import model_means
 from rph.registry import installed
-from rph.training.heads import (
-    Draw,
-    Head,
-    Training,
-    Validation,
-    bce_loss,
-    chance,
-    fit_heads,
-    masked_bce,
-    observed,
-)
+from rph.training.heads import Draw, Head, Training, Validation, bce_loss, chance, masked_bce, observed
+from rph.training.stacks import fit_heads
 
 NAN = np.nan
 

@@ -18,7 +18,6 @@ from rph.training.heads import (
     bce_loss,
     chance,
     feed_forward,
-    fit_heads,
     layers,
     level,
     masked_bce,
@@ -29,6 +28,7 @@ from rph.training.heads import (
     queries_of,
     route,
 )
+from rph.training.stacks import fit_heads
 
 NAN = float("nan")
 X = torch.arange(10.0)[:, None]  # ten rows that name themselves
@@ -487,7 +487,7 @@ def test_a_head_that_has_stopped_keeps_its_best_while_others_go_on():
 def test_a_stack_is_split_where_it_would_be_too_large(monkeypatch):
     made = [{"learning_rate": rate} for rate in (1e-3, 2e-3, 3e-3)]
     whole = fit_heads([head(**how) for how in made])
-    monkeypatch.setattr("rph.training.heads.STACKED", {"cpu": 1})
+    monkeypatch.setattr("rph.training.stacks.STACKED", {"cpu": 1})
     split = fit_heads([head(**how) for how in made])
     assert max(differences(whole, split)) < 1e-4
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from rph.api import Labelled, Queries, Trial
 from rph.arrays import ROWS, model_means, to_device
 from rph.lazy import np, torch
-from rph.training.heads import Head, Validation, fit_heads, observed, outputs_of
+from rph.training.heads import Head, Validation, observed, outputs_of
+from rph.training.stacks import fit_heads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,9 +140,12 @@ class HeadRouter:
             X = to_device(queries.unit, self.device)
         return X.double() if self.double else X
 
+    def outputs(self, X: Tensor) -> Tensor:
+        """X [N, d] as the head takes it -> its outputs [N, O]."""
+        return outputs_of(self._forward, self.parameters, X)
+
     def scores(self, queries: Queries) -> Float32:
-        outputs = outputs_of(self._forward, self.parameters, self.inputs(queries))
-        result: Float32 = self.read(outputs).float().cpu().numpy()
+        result: Float32 = self.read(self.outputs(self.inputs(queries))).float().cpu().numpy()
         return result
 
     @property
