@@ -4,9 +4,9 @@ from tests import toys
 
 from rph import protocol, registry
 from rph.deploy import export
-from rph.engine import evaluate as engine_evaluate
 from rph.engine import resolve
 from rph.engine.cell import Settings
+from rph.engine.evaluate import evaluate as evaluate_cells
 from rph.engine.store import Store
 
 MEANS = {"small": 0.5, "middle": 1 / 3}  # by construction; that of large is its 60 labels'
@@ -51,7 +51,7 @@ def evaluate(folder, found, cell):
     """Run the cell's protocol into the store of the folder."""
     store = Store(folder / "store")
     executor = resolve.build_executor(found, "local", None, None, "cpu")
-    outcome = engine_evaluate.evaluate(
+    outcome = evaluate_cells(
         found,
         store,
         settings(),

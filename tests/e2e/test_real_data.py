@@ -16,9 +16,9 @@ from sklearn.neighbors import NearestNeighbors
 from tests import toys
 
 from rph.arrays import observed_means
-from rph.engine import evaluate as engine_evaluate
 from rph.engine import resolve
 from rph.engine.cell import Pair, Settings, disk
+from rph.engine.evaluate import evaluate as evaluate_cells
 from rph.engine.store import Store
 from rph.protocol import PRESETS
 from rph.registry import installed
@@ -46,7 +46,7 @@ def evaluate(bench, encoder, routers, preset="paper"):
     registry = installed()
     settings = Settings(preset=PRESETS[preset], device="cpu")
     store = Store(disk.home() / "store")
-    outcome = engine_evaluate.evaluate(
+    outcome = evaluate_cells(
         registry,
         store,
         settings,

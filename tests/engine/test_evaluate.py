@@ -9,10 +9,10 @@ import pytest
 from rph_plugins.executors.local import Local
 from tests import toys
 
+from rph import Trial
 from rph.encoding import cache
-from rph.engine import cell as run
 from rph.engine import resolve
-from rph.engine.cell import Settings
+from rph.engine.cell import Cell, Pair, Settings
 from rph.engine.evaluate import evaluate
 from rph.engine.resolve import benchmark_loader, build_encoder, parse_name, typed_options
 from rph.engine.store import Store
@@ -183,10 +183,10 @@ def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, rout
         )
         (result,) = outcome.results
         dataset = benchmark_loader(registry, str(bench))()
-        pair = run.Pair(dataset, build_encoder(registry, "numbers"), PAPER, Silent())
-        cell = run.Cell(pair, registry.load("router", router), opened)
+        pair = Pair(dataset, build_encoder(registry, "numbers"), PAPER, Silent())
+        cell = Cell(pair, registry.load("router", router), opened)
         trials = [
-            run.Trial(variant=variant, seed=seed)
+            Trial(variant=variant, seed=seed)
             for variant in cell.spec.grid[: preset.variants]
             for seed in (preset.seeds[:1] if cell.spec.card.deterministic else preset.seeds)
         ]
@@ -281,7 +281,7 @@ def test_damaged_scores_are_said_and_trained_again(world):
 
 def test_an_encoder_and_its_cells_fail_alone(world):
     def broken(*_, **__):
-        raise run.RphError("the encoder broke", fix="mend it")
+        raise RphError("the encoder broke", fix="mend it")
 
     original = cache.embed
     cache.embed = broken

@@ -79,19 +79,19 @@ def check_router(
     registry = open_registry(plugin, strict_plugins)
     passive_threads()
     from rph.conformance import routers
-    from rph.engine import failures as engine_failures
     from rph.engine import resolve
+    from rph.engine.failures import Failure, failing
     from rph.registry import ALL
 
     routers.find_checks(only or ())  # an unknown id is refused before anything runs
-    failures: list[engine_failures.Failure] = []
+    failures: list[Failure] = []
     names = [ALL] if every else name or []
     plugins = resolve.usable(registry, "router", names, lambda one: registry.load("router", one), failures)
     specs = [plugin.spec for _, plugin in plugins]
     results = []
     with shown_progress() as progress, interruptible():
         for spec in specs:
-            with engine_failures.failing(failures, "checks"):
+            with failing(failures, "checks"):
                 for result in routers.run_checks(spec, only=only):
                     results.append(result)
                     progress.trial(

@@ -59,7 +59,7 @@ def report(
     """
     from rph import sheets
     from rph.board import ranking
-    from rph.study import report as htmlreport
+    from rph.study import report as pages
 
     entries = read_results(results, bench)
     figures = _figures() if format is Form.html else None
@@ -67,16 +67,16 @@ def report(
         boards = ranking.boards(entries)
     if figures is not None:
         with _busy("drawing"):
-            text = htmlreport.page(entries, boards, list(figures.draw(entries, boards)))
+            text = pages.page(entries, boards, list(figures.draw(entries, boards)))
         path = out or Path("report.html")
         _write(path, text)
     elif format is Form.csv:
         path = out or Path("report")
-        _write_csv(path, htmlreport.tables(entries, boards))
+        _write_csv(path, pages.tables(entries, boards))
     else:
         write, ending = (sheets.to_markdown, "md") if format is Form.md else (sheets.to_latex, "tex")
         path = out or Path(f"report.{ending}")
-        _write(path, htmlreport.text(htmlreport.tables(entries, boards), write))
+        _write(path, pages.text(pages.tables(entries, boards), write))
     typer.echo(str(path))
 
 

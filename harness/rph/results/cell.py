@@ -20,9 +20,10 @@ from pydantic_core import PydanticCustomError
 from rph.api import RouterCard, RoutingDataset, Split
 from rph.arrays import observed_means
 from rph.results import metrics
-from rph.results import probabilities as results_probabilities
-from rph.results import utility as results_utility
 from rph.results.outcomes import Scored
+from rph.results.probabilities import apply_sigmoid, base_rate_bce, bce, ece, fit_sigmoid, row_minmax
+from rph.results.utility import CURVE, LAMBDAS, CostScale, gap_recovered, utility_route
+from rph.results.utility import utility as realised_utility
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,7 +208,7 @@ def _misfits(result: CellResult) -> Iterator[str]:
         yield "reference.best_single_model is not in the pool"
     if (result.score_scale == "native") != result.method.calibrated:
         yield f"score_scale is {result.score_scale!r} where method.calibrated is {result.method.calibrated}"
-    lambdas = [f"{lam:g}" for lam in results_utility.LAMBDAS]
+    lambdas = [f"{lam:g}" for lam in LAMBDAS]
     measurements: dict[str, CellResult | Measured] = {
         "": result,
         **{f"per_seed.{i}.": m for i, m in enumerate(result.per_seed)},
@@ -218,7 +219,7 @@ def _misfits(result: CellResult) -> Iterator[str]:
         for name, utility in (("utility", one.utility), ("utility_native", one.utility_native)):
             if utility is not None and list(utility) != lambdas:
                 yield f"{where}{name} is not at lambda {', '.join(lambdas)}"
-        if one.curve is not None and tuple(point.lam for point in one.curve) != results_utility.CURVE:
+        if one.curve is not None and tuple(point.lam for point in one.curve) != CURVE:
             yield f"{where}curve is not over the harness's lambdas"
 
 
@@ -227,8 +228,7 @@ def utility_unknown(result: CellResult) -> str | None:
     flat = [
         str(seed)
         for seed, one in zip(result.seeds, result.per_seed, strict=True)
-        if one.utility is not None
-        and all(one.utility[f"{lam:g}"] is None for lam in results_utility.LAMBDAS if lam)
+        if one.utility is not None and all(one.utility[f"{lam:g}"] is None for lam in LAMBDAS if lam)
     ]
     if result.method.calibrated or not flat:
         return None
@@ -254,7 +254,7 @@ def reference(dataset: RoutingDataset) -> Reference:
         oracle=metrics.oracle(test.labels).value,
         bayes=None if p is None else metrics.bayes(p, test.labels, prior).value,
         bayes_expected=None if p is None else metrics.bayes_expected(p),
-        base_rate_bce=results_probabilities.base_rate_bce(prior, test.labels),
+        base_rate_bce=base_rate_bce(prior, test.labels),
         model_accuracy=tuple(known),
         model_cost=None if test.costs is None else _means(test.costs),
         correct_mass=_mass(test.labels),
@@ -294,17 +294,15 @@ def measure(
     counts = metrics.selection_counts(route, K)
     P = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels)
     weighed = None if not card.calibrated and np.ptp(P) == 0 else P  # a flat map says nothing of any model
-    recovered = None if weighed is None else results_utility.gap_recovered(weighed, test.labels, prior)
+    recovered = None if weighed is None else gap_recovered(weighed, test.labels, prior)
     native = None
     if not card.calibrated:
-        native = _utilities(
-            dataset, scored.test, results_probabilities.row_minmax(scored.test), realised_selector
-        )
+        native = _utilities(dataset, scored.test, row_minmax(scored.test), realised_selector)
     return Measured(
         test_accuracy=accuracy.value,
         coverage=accuracy.coverage,
-        bce=results_probabilities.bce(P, test.labels),
-        ece=results_probabilities.ece(P, test.labels),
+        bce=bce(P, test.labels),
+        ece=ece(P, test.labels),
         hard_accuracy=metrics.accuracy(route[hard], test.labels[hard]).value,
         easy_accuracy=metrics.accuracy(route[easy], test.labels[easy]).value,
         cost=None if test.costs is None else metrics.cost(route, test.costs).value,
@@ -324,8 +322,8 @@ def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array)
     """Scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on its val scores and the val labels."""
     if card.calibrated:
         return np.clip(scores, 0, 1)  # trials.py refused anything beyond rounding
-    a, b = results_probabilities.fit_sigmoid(val, labels)
-    return results_probabilities.apply_sigmoid(scores, a, b)
+    a, b = fit_sigmoid(val, labels)
+    return apply_sigmoid(scores, a, b)
 
 
 def _utilities(
@@ -337,23 +335,23 @@ def _utilities(
         return None
     selector = test.costs if realised_selector else None
     found: Utilities = {}
-    for lam in results_utility.LAMBDAS:
+    for lam in LAMBDAS:
         scores = raw if lam == 0 else weighed
         found[f"{lam:g}"] = (
             None
             if scores is None
-            else results_utility.utility(
+            else realised_utility(
                 scores, test.labels, test.costs, scale, lam, dataset.prior, selector_costs=selector
             ).value
         )
     return found
 
 
-def _scale(dataset: RoutingDataset) -> results_utility.CostScale | None:
+def _scale(dataset: RoutingDataset) -> CostScale | None:
     """None where there are no costs, or a model has no known price: no scale, hence no utility."""
     if dataset.train.costs is None or dataset.test.costs is None:
         return None
-    return results_utility.CostScale.fit(dataset.train.costs)
+    return CostScale.fit(dataset.train.costs)
 
 
 def _curve(
@@ -365,12 +363,12 @@ def _curve(
         return None
     selector = test.costs if realised_selector else None
     points = []
-    for lam in results_utility.CURVE:
+    for lam in CURVE:
         scores = raw if lam == 0 else weighed
         if scores is None:
             points.append(Point(lam=lam, accuracy=None, cost=None))
             continue
-        route = results_utility.utility_route(scores, scale, lam, dataset.prior, selector_costs=selector)
+        route = utility_route(scores, scale, lam, dataset.prior, selector_costs=selector)
         points.append(
             Point(
                 lam=lam,

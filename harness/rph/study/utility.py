@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from rph.errors import UsageError
-from rph.results import utility as results_utility
 from rph.results.cell import CellResult, utility_unknown
 from rph.results.files import Entry
 from rph.results.sets import (
@@ -21,12 +20,14 @@ from rph.results.sets import (
     encoder_notes,
     groups,
 )
+from rph.results.utility import LAMBDAS as EVERY
+from rph.results.utility import CostScale
 from rph.sheets import Column, Sheet, Value
 from rph.study.plateau import NEAR, TIER, is_near, spread, without_unknown
 
 # --- Tab. 2 and 9 to 12: utility --------------------------------------------------------------------
 
-LAMBDAS = tuple(f"{lam:g}" for lam in results_utility.LAMBDAS)
+LAMBDAS = tuple(f"{lam:g}" for lam in EVERY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +165,9 @@ def _plane(group: Group) -> Plane:
     )
 
 
-def _pool_scale(model_cost: tuple[float | None, ...] | None) -> results_utility.CostScale | None:
+def _pool_scale(model_cost: tuple[float | None, ...] | None) -> CostScale | None:
     mean = np.array([] if model_cost is None else model_cost, float)  # an unknown price becomes NaN
-    return results_utility.CostScale.fit(mean[None]) if len(mean) else None
+    return CostScale.fit(mean[None]) if len(mean) else None
 
 
 def _spot(
@@ -174,7 +175,7 @@ def _spot(
     family: str,
     accuracy: float | None,
     cost: float | None,
-    scale: results_utility.CostScale | None,
+    scale: CostScale | None,
 ) -> Spot:
     known = cost is not None and scale is not None
     return Spot(
