@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Tensor = torch.Tensor
 
+__all__ = ["Data", "HeadGroup", "HeadRouter", "stacked"]
 
 T = TypeVar("T")
 
