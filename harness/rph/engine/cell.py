@@ -27,6 +27,7 @@ from rph.api import (
     variant_name,
     variant_with,
 )
+from rph.distribution import OURS
 from rph.encoding import cache
 from rph.engine import trials
 from rph.engine.failures import Failure
@@ -34,7 +35,7 @@ from rph.engine.inputs import Inputs
 from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
-from rph.registry import OURS, Plugin
+from rph.registry import Plugin
 from rph.results import cell as results
 from rph.results import metrics, probabilities, utility
 from rph.results.cell import CellResult
