@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/stamp
 
-.PHONY: venv demo test mutations lint perf leaderboard ci-leaderboard docs screenshots clean
+.PHONY: venv demo test mutations lint perf leaderboard ci-leaderboard docs house screenshots clean
 
 venv: $(STAMP)
 
@@ -48,6 +48,10 @@ leaderboard: $(STAMP)
 # The documentation site; a link that leads nowhere is an error.
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
+
+# The picture of the rooms, drawn from their imports.
+house: $(STAMP)
+	$(BIN)/python docs/house.py
 
 # Needs a browser: see .ci/browser.
 screenshots: $(STAMP)

@@ -59,11 +59,11 @@ READ = """
 import json, sys, time
 import pandas, pyarrow.parquet, pyarrow.compute, yaml, filelock  # libraries, not the benchmark
 from pathlib import Path
-from rph import table
+from rph.data import routing_table
 # Not getrusage: a child begins with the peak of the process that started it.
 peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 before, started = peak(), time.perf_counter()
-dataset = table.cached("perf", None)
+dataset = routing_table.cached("perf", None)
 seconds = time.perf_counter() - started
 arrays = sum(split.labels.nbytes for _, split in dataset.splits())
 texts = sum(sys.getsizeof(t) for _, s in dataset.splits() for each in (s.ids, s.queries, s.tasks) for t in each)

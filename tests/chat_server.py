@@ -4,6 +4,8 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.moments import PATIENCE
+
 KEY = "sk-of-the-upstream"
 
 
@@ -37,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {KEY}":
             return self.answer(401, {"error": {"message": "wrong key"}})
         if model == "hang":
-            self.connection.settimeout(60)
+            self.connection.settimeout(PATIENCE)
             if self.connection.recv(1) == b"":
                 self.server.left.set()
             self.close_connection = True

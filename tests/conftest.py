@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.routers")  # so that a check that fails there shows the numbers
+
 # How long an example takes is the machine's business: a test that is slow for once has not failed.
 settings.register_profile("rph", deadline=None)
 settings.load_profile("rph")

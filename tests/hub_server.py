@@ -17,7 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+from tests.moments import PATIENCE
+
 COMMIT = "c0ffee" * 6 + "c0ff"  # what a branch name resolves to
+# The environment of a client: it would ask again after 10 s, and a busy machine's answer may take as long.
+PATIENT = dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), f"{PATIENCE:g}")
 RESOLVE = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 API = re.compile(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+).*)?")
 
@@ -156,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: self.hub.stall])
             self.hub.stall = None
             self.hub.stalled.set()
-            self.hub.over.wait(60)
+            self.hub.over.wait(PATIENCE)
             self.close_connection = True
             return
         if self.hub.cut is not None and self.hub.cuts > 0 and len(body) > self.hub.cut:

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -214,3 +215,11 @@ def test_the_reader_of_imports_sees_through_functions_types_and_facades(tmp_path
     runs = {"__future__", "typing", "rph", "rph.disk", "numpy.linalg", "pandas"}
     assert imports_of(file) == {(name, False) for name in (*runs, "rph.training.heads")} | {("torch", True)}
     assert imports_of(file, at_import=True) == {(name, False) for name in runs} | {("torch", True)}
+
+
+def test_the_picture_of_the_house_is_the_present_one():
+    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    assert list(house.ROOMS) == ROOMS[::-1]
+    assert house.PICTURE.read_text("utf-8") == house.drawn(), "`make house` draws it anew"

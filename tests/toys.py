@@ -1,8 +1,13 @@
-"""A small benchmark, and a plugin file with a toy encoder and toy routers, for tests of the harness itself."""
+"""A small benchmark, a plugin file with a toy encoder and toy routers, and a card: for tests of the harness itself."""
+
+import inspect
 
 import numpy as np
 import pandas as pd
 import yaml
+from tests import moments
+
+from rph import EncoderCard
 
 MODELS = ("small", "middle", "large")
 SIZES = {"train": 60, "val": 24, "test": 30}
@@ -48,18 +53,28 @@ def write_bench(folder, frames=None, **changes):
     return folder
 
 
-# TOY_LOG names a file that every training and every encoded text is written to, one line each;
-# TOY_SLEEP slows each training down by so many seconds. The faults after "raise" end or hold the whole process.
+def encoder_card(name, **fields):
+    """The card of an encoder of a test's own; `fields` are those that matter there."""
+    usual = {"title": "a test's encoder", "hf_id": "", "revision": "", "prefix": "", "max_tokens": None}
+    usual |= {"dtype": "float32", "licence": "MIT", "citation": ""}
+    return EncoderCard(name=name, **usual | fields)
+
+
+# TOY_LOG names a file that every training and every encoded text is written to, one line each; TOY_GATE the gate
+# (tests/moments.py) that each training then has to pass. The faults after "raise" end or hold the whole process.
 PLUGIN = '''
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 import rph
+
+PATIENCE = PATIENCE_HERE
 
 
 def log(line):
@@ -67,6 +82,8 @@ def log(line):
         with open(os.environ["TOY_LOG"], "a") as file:
             file.write(line + "\\n")
 
+
+PASS_GATE_HERE
 
 class Numbers:
     """The number in the text: its remainders modulo 2 and 3, one-hot."""
@@ -105,8 +122,10 @@ class Toy:
     """Least squares on the embedding, plus noise of the seed."""
 
     def fit(self, train, val, *, variant, seed, device):
-        log(f"fit {variant.noise:g} {variant.fault} {seed}")
-        time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
+        work = f"fit {variant.noise:g} {variant.fault} {seed}"
+        log(work)
+        if "TOY_GATE" in os.environ:
+            pass_gate(os.environ["TOY_GATE"], work)
         if variant.fault == "raise":
             raise RuntimeError("this variant is broken\\nin two lines")
         if variant.fault == "segfault":
@@ -171,5 +190,7 @@ GRID = "tuple(Config(noise=noise) for noise in (0.0, 0.01, 0.02, 0.5, 1.0, 2.0, 
 def write_plugin(path, grid=GRID, together=False):
     """Write the plugin file; `grid` is the source of the toy router's grid, `together` gives it a `fit_many`."""
     source = PLUGIN.replace("GRID_HERE", grid).replace("FIT_MANY_HERE", "Together" if together else "None")
+    gate = inspect.getsource(moments.pass_gate)
+    source = source.replace("PATIENCE_HERE", str(moments.PATIENCE)).replace("PASS_GATE_HERE", gate)
     path.write_text(source)
     return path

@@ -20,7 +20,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -30,7 +29,7 @@ import pluggy
 
 from rph import hookspecs
 from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec, variant_name
-from rph.disk import NAME, sha256_file
+from rph.disk import NAME
 from rph.distribution import FORMER, OURS, current, upgrade
 from rph.errors import RphError, UsageError
 
@@ -87,20 +86,6 @@ class Plugin:
     @property
     def name(self) -> str:
         return self.source.name
-
-    @cached_property
-    def code(self) -> str:
-        """sha256 over the plugin's own files: an edited plugin is another plugin to the run store.
-
-        A third party's plugin is all of the package its module lies in; one of ours is a single file.
-        """
-        module = self.module if self.source.distribution == OURS else _outermost(self.module)
-        file = Path(str(module.__file__))
-        files = [file]
-        if hasattr(module, "__path__"):
-            files = [f for f in file.parent.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
-        named = sorted((f.relative_to(file.parent).as_posix(), sha256_file(f)) for f in files)
-        return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 class Registry:
@@ -445,13 +430,6 @@ def _import_file(path: Path) -> ModuleType:
             fix="repair the file",
         ) from error
     return module
-
-
-def _outermost(module: ModuleType) -> ModuleType:
-    """The outermost package that `module` lies in, or `module` itself; a namespace package has no files of its own."""
-    parts = module.__name__.split(".")
-    parents = (sys.modules[".".join(parts[:n])] for n in range(1, len(parts)))
-    return next((parent for parent in parents if getattr(parent, "__file__", None)), module)
 
 
 def allow_list(environ: Mapping[str, str] = os.environ) -> frozenset[str] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl
-from rph.data import published, routing_table
+from rph.data import published
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ FILES = tuple(
 
 def load(path: str | None = None) -> RoutingDataset:
     """EmbedLLM from the hub or from a folder of yours; converted once, then read from disk."""
-    sources = published.sources(NAME, FILES, path)
-    return routing_table.cached(f"{NAME}-{sources.content}-v{VERSION}", lambda: _convert(sources))
+    return published.sources(NAME, FILES, path).converted(_convert, VERSION)
 
 
 # --- conversion -------------------------------------------------------------------------------------
@@ -59,11 +58,7 @@ def _convert(sources: published.Sources) -> RoutingDataset:
     for name in COUNTS:
         splits[name], rows[name] = _split(sources[f"{name}.csv"], prompts, models)
     dataset = RoutingDataset(
-        name=NAME,
-        models=tuple(models),
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
+        name=NAME, models=tuple(models), train=splits["train"], val=splits["val"], test=splits["test"]
     )
     return published.named(dataset, COUNTS, _other_than_published(len(models), rows))
 

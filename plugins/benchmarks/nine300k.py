@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rph import BenchmarkCard, BenchmarkSpec, RoutingDataset, Split, UsageError, hookimpl
-from rph.data import nine, published, routing_table
+from rph import BenchmarkSpec, RoutingDataset, Split, UsageError, hookimpl
+from rph.data import nine, routing_table
 from rph.lazy import np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rph.api import SplitName
+    from rph.data.published import Sources
 
 NAME = "nine300k"
 COUNTS: dict[SplitName, int] = {"train": 302_371, "val": 3_000, "test": 5_000}
@@ -38,7 +39,7 @@ def load(
     return routing_table.cached(f"{NAME}-{content}-v{nine.VERSION}", lambda: _convert(sources))
 
 
-def _convert(sources: Sequence[published.Sources]) -> RoutingDataset:
+def _convert(sources: Sequence[Sources]) -> RoutingDataset:
     """The dataset of its own files and, where they are given, those of Nine-by-30k."""
     splits: dict[str, Split] = {}
     for each in sources:
@@ -50,10 +51,7 @@ def _convert(sources: Sequence[published.Sources]) -> RoutingDataset:
                     why=f"{' and '.join(files)} have other rows, or another order of them",
                     fix="give the right `base`; or take val and test out of one of the folders",
                 )
-    dataset = RoutingDataset(
-        name=NAME, models=nine.MODELS, train=splits["train"], val=splits["val"], test=splits["test"]
-    )
-    return published.named(dataset, COUNTS)
+    return nine.dataset(NAME, splits, COUNTS)
 
 
 def _same(one: Split, other: Split) -> bool:
@@ -64,20 +62,12 @@ def _same(one: Split, other: Split) -> bool:
     )
 
 
-CARD = BenchmarkCard(
-    name=NAME,
-    title="Nine-by-300k: 302,371 sparsely labelled train queries, val and test of Nine-by-30k; read from a copy of yours",
-    citation="arXiv:2606.07587, Appendix D",
-    url="https://arxiv.org/abs/2606.07587",
-    licence="not known: no public release",
-    models=nine.MODELS,
-    splits=COUNTS,
-    paper=COUNTS,
-    costs=True,
-    label_rule="0 or 1 as given, by the scorer of each task; null is no label",
-    split_rule="as given: a file per split; val and test are those of Nine-by-30k",
+CARD = nine.card(
+    NAME,
+    title="Nine-by-300k: 302,371 sparsely labelled train queries, val and test of Nine-by-30k",
+    counts=COUNTS,
+    split_rule="val and test are those of Nine-by-30k",
     notes=(
-        *nine.NOTES,
         "A train query was put to about a third of the models; the other labels are missing.",
         (
             "val and test are in the folder or repository itself, or come from `base`, the folder of Nine-by-30k; where a "

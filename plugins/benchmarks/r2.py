@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl
-from rph.data import published, routing_table
+from rph.data import published
 from rph.data.published import Price, Sources
 from rph.lazy import np
 
@@ -82,10 +82,7 @@ def load(budget: int = BUDGET, path: str | None = None, threshold: float = THRES
         )
     published.check_threshold("r2", threshold, THRESHOLD)
     sources = published.sources("r2", files(budget), path)
-    return routing_table.cached(
-        f"r2-{sources.content}-budget{budget}-threshold{threshold!r}-v{VERSION}",
-        lambda: _convert(sources, budget, threshold),
-    )
+    return sources.converted(_convert, VERSION, budget=budget, threshold=threshold)
 
 
 # --- conversion -------------------------------------------------------------------------------------
@@ -117,8 +114,7 @@ def _convert(sources: Sources, budget: int, threshold: float) -> RoutingDataset:
     )
     train, val, test = (published.take(whole, part) for part in published.split_rows(texts))
     name = "r2" if budget == BUDGET else f"r2-budget{budget}"
-    if threshold != THRESHOLD:
-        name += f"-threshold{threshold!r}"
+    name = published.name_of(name, threshold, THRESHOLD)
     lacking = [model for model, frame in zip(MODELS, frames, strict=True) if len(frame) < len(rows)]
     return published.named(
         RoutingDataset(name=name, models=MODELS, train=train, val=val, test=test),

@@ -12,7 +12,6 @@ as data (`rph.data.unpickle`) and converted once. What a reader would get wrong:
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
@@ -154,15 +153,12 @@ def _convert(frame: pd.DataFrame, shots: int, threshold: float) -> RoutingDatase
     whole = Split(ids=ids, queries=queries, tasks=tasks, labels=labels, costs=costs)
     train, val, test = (published.take(whole, rows) for rows in published.split_rows(queries))
     name = "routerbench" if shots == 0 else f"routerbench-{shots}shot"
+    name = published.name_of(name, threshold, THRESHOLD)
     dataset = RoutingDataset(name=name, models=MODELS, train=train, val=val, test=test)
-    if threshold != THRESHOLD:
-        dataset = dataclasses.replace(dataset, name=f"{dataset.name}-threshold{threshold!r}")
     if len(frame) == ROWS[shots]:
         return dataset
-    return dataclasses.replace(
-        dataset,
-        name=f"{dataset.name}-subset-{len(frame)}-{dataset.fingerprint[:8]}",
-        subset=f"{len(frame):,} rows; the full {shots}-shot release has {ROWS[shots]:,}. Not comparable with results on it",
+    return published.subset(
+        dataset, f"{len(frame):,} rows; the full {shots}-shot release has {ROWS[shots]:,}"
     )
 
 

@@ -64,9 +64,7 @@ def load(path: str | None = None, threshold: float = THRESHOLD) -> RoutingDatase
     """SPROUT from the hub or from a folder of yours; converted once, then read from disk."""
     published.check_threshold("sprout", threshold, THRESHOLD)
     sources = published.sources("sprout", FILES, path)
-    return routing_table.cached(
-        f"sprout-{sources.content}-threshold{threshold!r}-v{VERSION}", lambda: _convert(sources, threshold)
-    )
+    return sources.converted(_convert, VERSION, threshold=threshold)
 
 
 # --- conversion -------------------------------------------------------------------------------------
@@ -79,7 +77,7 @@ def _convert(sources: Sources, threshold: float) -> RoutingDataset:
     whole = dataclasses.replace(whole, ids=published.unique(whole.ids))  # over all splits
     ends = np.cumsum([0, *(sum(map(len, of_split)) for of_split in parts)]).tolist()
     train, val, test = (published.take(whole, range(*pair)) for pair in pairwise(ends))
-    name = "sprout" if threshold == THRESHOLD else f"sprout-threshold{threshold!r}"
+    name = published.name_of("sprout", threshold, THRESHOLD)
     return published.named(RoutingDataset(name=name, models=MODELS, train=train, val=val, test=test), COUNTS)
 
 

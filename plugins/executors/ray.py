@@ -8,21 +8,15 @@ what is lost with its worker or its node comes back as lost, and the driver deci
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import math
 import os
-import platform
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rph
-from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, RphError, disk, hookimpl, machine
+from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, RphError, hookimpl, machine
 from rph.distribution import OURS, install
 from rph.engine import executors
 from rph.engine.inputs import with_shared_texts
@@ -36,7 +30,6 @@ if TYPE_CHECKING:
 ADDRESS = "RAY_ADDRESS"
 RECOUNT = 5.0  # seconds between looks at the size of the cluster, which nodes may join and leave
 CONNECT = 10.0  # seconds to reach its head
-PACKAGES = ("numpy", "scikit-learn", "torch")
 
 
 @dataclass(eq=False)
@@ -93,7 +86,7 @@ class Ray:
             ) from error
 
     def submit(self, task: Task) -> None:
-        answers = self._perform.remote(executors.pack(task), self._inputs[task.inputs], _software())
+        answers = self._perform.remote(executors.pack(task), self._inputs[task.inputs])
         self._running.append(_Running(task, answers))
 
     def wait(self, seconds: float) -> list[tuple[Task, trials.Outcomes | Lost]]:
@@ -206,21 +199,10 @@ def _plain_labelled(part: Labelled) -> Labelled:
     return replace(part, X=np.asarray(part.X), Y=np.asarray(part.Y), C=costs)
 
 
-@functools.cache
-def _software() -> dict[str, str]:
-    """What decides results beside the router's own code, and must be the same on all nodes."""
-    core = sorted(Path(rph.__file__).parent.rglob("*.py"))
-    code = hashlib.sha256("".join(disk.sha256_file(file) for file in core).encode()).hexdigest()
-    return {"rph": code, **{name: version(name) for name in PACKAGES}}
-
-
 # --- in a worker ------------------------------------------------------------------------------------
 
 
-def _perform(parcel: Parcel, inputs: Inputs, software: dict[str, str]) -> Iterator[list[Any] | None]:
-    here = _software()
-    if others := [name for name in software if here[name] != software[name]]:
-        raise RphError(f"{platform.node()} has another {' and '.join(others)} than the driver of the sweep")
+def _perform(parcel: Parcel, inputs: Inputs) -> Iterator[list[Any] | None]:
     torch.get_num_threads()  # imports it: the first trial's seconds are not those of an import
     yield None
     yield executors.perform(parcel, inputs)

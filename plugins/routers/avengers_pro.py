@@ -10,14 +10,13 @@ Unlike theirs: see `fidelity` on the card.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, UsageError, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, UsageError, hookimpl
 from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
-from rph.training.clusters import Clustering, cluster_means, kmeans
+from rph.training.clusters import Clustering, ClusterRouter, cluster_means, clustered
 from rph.training.neighbours import nearest
 
 if TYPE_CHECKING:
@@ -27,13 +26,12 @@ if TYPE_CHECKING:
 
     Float64 = NDArray[np.float64]
 
-ROWS_PER_CLUSTER = 20  # as in the kmeans router: equal seeds and numbers of clusters give equal clusterings
 SHARPNESS = {"scores": 0.0, "ranks": 9.0}  # of the softmax over the p nearest clusters; 0: all count the same
 
 
 @dataclass(frozen=True)
 class Config:
-    clusters: int = 60  # k, at most; never more than one per ROWS_PER_CLUSTER training queries
+    clusters: int = 60  # k, at most; never more than one per 20 training queries
     top: int = 4  # p, the clusters that a query adds up; all of them where there are fewer
     scoring: Literal["scores", "ranks"] = "scores"  # the paper's, or the released code's
     alpha: float = 1.0  # weight of accuracy against cost; 1 leaves the trade-off to the harness's utility
@@ -80,18 +78,13 @@ def stretched(values: Float32) -> Float64:
 # --- the router -------------------------------------------------------------------------------------
 
 
-class AvengersProRouter:
+class AvengersProRouter(ClusterRouter):
     variant: Config
     device: str
     centres: Float32  # [C, d]
     table: Float32  # [C, K]
 
-    def fit(self, train: Labelled, val: Labelled, *, variant: Config, seed: int, device: str) -> None:
-        known = train.observed
-        X = to_device(known.unit, device)
-        self._learn(_cluster(X, _clusters(variant, len(X)), seed), known, variant, device)
-
-    def _learn(self, found: Clustering, known: Labelled, variant: Config, device: str) -> None:
+    def learn(self, found: Clustering, known: Labelled, variant: Config, device: str) -> None:
         self.variant, self.device = variant, device
         self.centres = found.centres.cpu().numpy()
         clusters, cost = len(self.centres), None
@@ -143,39 +136,6 @@ def _costs(known: Labelled) -> Float32:
     return known.C
 
 
-@dataclass(frozen=True)
-class AvengersProGroup:
-    routers: Sequence[AvengersProRouter]
-
-    def scores(self, queries: Queries) -> Sequence[Float32]:
-        """One array [B, K] per trial, in the order of the trials."""
-        return [router.scores(queries) for router in self.routers]
-
-
-def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> AvengersProGroup:
-    """One clustering for all trials of equal seed and number of clusters; scores equal those of `fit`, bit for bit."""
-    known = train.observed
-    X = to_device(known.unit, device)
-    found: dict[tuple[int, int], Clustering] = {}
-    routers = []
-    for trial in trials:
-        key = _clusters(trial.variant, len(X)), trial.seed
-        if key not in found:
-            found[key] = _cluster(X, *key)
-        router = AvengersProRouter()
-        router._learn(found[key], known, trial.variant, device)
-        routers.append(router)
-    return AvengersProGroup(routers)
-
-
-def _clusters(variant: Config, rows: int) -> int:
-    return min(variant.clusters, max(1, rows // ROWS_PER_CLUSTER))
-
-
-def _cluster(X: torch.Tensor, clusters: int, seed: int) -> Clustering:
-    return kmeans(X, clusters, generator=torch.Generator().manual_seed(seed))
-
-
 CARD = RouterCard(
     name="avengers-pro",
     title="Min-max normalised accuracies, summed over the query's nearest k-means clusters",
@@ -207,4 +167,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=AvengersProRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=AvengersProRouter, fit_many=clustered(AvengersProRouter))

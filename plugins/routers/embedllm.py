@@ -17,16 +17,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import product as combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.lazy import np, torch
+from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
 from rph.training.heads import Head, Training, bce_loss, chance, level, product
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rph.training.heads import Draw, Forward, Parameters
 
     Tensor = torch.Tensor
@@ -85,7 +83,7 @@ class EmbedLlmRouter(HeadRouter):
         )
 
     def finish(self, data: Data) -> None:
-        self.buffers["never"] = torch.tensor(_never(data), device=data.device)  # [K] models without a label
+        self.buffers["never"] = ~data.seen  # [K] models without a label
         self.buffers["means"] = torch.tensor(data.means, device=data.device)  # [K], of those the pool's mean
 
     def read(self, outputs: Tensor) -> Tensor:
@@ -102,7 +100,7 @@ def initial(data: Data, variant: Config, generator: torch.Generator) -> Paramete
     d, r, K = data.X.shape[1], variant.size, len(data.means)
     inner = _linear(d, r, generator, "inner") if variant.projection else {}
     models = torch.randn((K, r), generator=generator)
-    models[torch.tensor(_never(data))] = 0
+    models[~data.seen.cpu()] = 0
     parameters = {
         "models": models,
         **inner,
@@ -127,11 +125,6 @@ def _scale(X: Tensor) -> float:
     """The root mean square of the coordinates of X [N, d]."""
     squares = float(torch.linalg.vector_norm(X, dtype=torch.float64)) ** 2
     return math.sqrt(squares / X.numel())
-
-
-def _never(data: Data) -> NDArray[Any]:
-    """Which models [K] were never observed."""
-    return np.asarray(np.isnan(data.train.Y).all(axis=0))
 
 
 def forward(parameters: Parameters, X: Tensor, draw: Draw) -> Tensor:

@@ -184,7 +184,7 @@ class EquiRouter(HeadRouter):
     def head(self, data: Data, seed: int) -> Head:
         variant: Config = self.variant
         K = len(data.means)
-        self.buffers["unseen"] = data.labels[1].sum(dim=0) == 0
+        self.buffers["unseen"] = ~data.seen
         targets: tuple[Tensor, ...] = data.labels
         if variant.tie_by_cost and data.train.C is not None:
             targets = (*targets, to_device(data.train.C, data.device))

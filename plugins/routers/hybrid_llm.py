@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rph import Queries, RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, hookimpl
 from rph.arrays import observed_means
 from rph.lazy import np, torch
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -84,6 +84,8 @@ class MatchValidation(Validation):
 
 
 class HybridRouter(HeadRouter):
+    double = True  # a p_k at the threshold does not fall to another side in another batch
+
     @staticmethod
     def forward(variant: Config) -> Forward:
         return forward
@@ -130,13 +132,6 @@ class HybridRouter(HeadRouter):
             seed=seed,
             readout=readout,
         )
-
-    def finish(self, data: Data) -> None:
-        # In float64, so that a p_k at the threshold does not fall to another side in another batch.
-        self.parameters = {name: value.double() for name, value in self.parameters.items()}
-
-    def inputs(self, queries: Queries) -> Tensor:
-        return super().inputs(queries).double()
 
     def read(self, outputs: Tensor) -> Tensor:
         return routed(

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rph import Queries, RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, hookimpl
 from rph.lazy import torch
 from rph.training.clusters import kmeans
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -63,6 +63,8 @@ GRID = (
 
 
 class IrtRouter(HeadRouter):
+    double = True  # the softmax over cosines / .1 would show the rounding of another batch size
+
     @staticmethod
     def forward(variant: Config) -> Forward:
         return FORWARDS[variant.relevance]
@@ -95,13 +97,6 @@ class IrtRouter(HeadRouter):
             ),
             seed=seed,
         )
-
-    def finish(self, data: Data) -> None:
-        # Scores are computed in float64: the softmax over cosines / .1 would show the rounding of another batch size.
-        self.parameters = {name: value.double() for name, value in self.parameters.items()}
-
-    def inputs(self, queries: Queries) -> torch.Tensor:
-        return super().inputs(queries).double()
 
 
 def centres(data: Data, X: torch.Tensor, variant: Config, seed: int) -> torch.Tensor:

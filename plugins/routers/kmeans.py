@@ -7,26 +7,23 @@ theirs: see `fidelity` on the card.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device
 from rph.lazy import torch
-from rph.training.clusters import Clustering, cluster_means, kmeans, nearest
+from rph.training.clusters import Clustering, ClusterRouter, cluster_means, clustered, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rph.api import Float32
 
-ROWS_PER_CLUSTER = 20  # a cluster of fewer queries on average says little about a model
-
 
 @dataclass(frozen=True)
 class Config:
-    clusters: int = 100  # at most; never more than one per ROWS_PER_CLUSTER training queries
+    clusters: int = 100  # at most; never more than one per 20 training queries
     shrinkage: float = 5.0  # labels at the model's overall mean that each cluster counts besides its own
 
 
@@ -36,17 +33,12 @@ GRID = (
 )
 
 
-class KMeansRouter:
+class KMeansRouter(ClusterRouter):
     centres: torch.Tensor  # [C, d]
     means: torch.Tensor  # [C, K]
 
-    def fit(self, train: Labelled, val: Labelled, *, variant: Config, seed: int, device: str) -> None:
-        known = train.observed
-        X = to_device(known.unit, device)
-        self._learn(_cluster(X, _clusters(variant, X), seed), known.Y, variant)
-
-    def _learn(self, found: Clustering, Y: Float32, variant: Config) -> None:
-        means = cluster_means(Y, found.assignment, len(found.centres), shrinkage=variant.shrinkage)
+    def learn(self, found: Clustering, known: Labelled, variant: Config, device: str) -> None:
+        means = cluster_means(known.Y, found.assignment, len(found.centres), shrinkage=variant.shrinkage)
         self.centres = found.centres
         self.means = torch.from_numpy(means).to(found.centres.device)
 
@@ -64,38 +56,6 @@ class KMeansRouter:
         router.centres = torch.tensor(state["centres"], device=device)
         router.means = torch.tensor(state["means"], device=device)
         return router
-
-
-@dataclass(frozen=True)
-class KMeansGroup:
-    routers: Sequence[KMeansRouter]
-
-    def scores(self, queries: Queries) -> Sequence[Float32]:
-        return [router.scores(queries) for router in self.routers]
-
-
-def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> KMeansGroup:
-    """One clustering for all trials of equal seed and number of clusters; scores equal those of `fit`, bit for bit."""
-    known = train.observed
-    X = to_device(known.unit, device)
-    found: dict[tuple[int, int], Clustering] = {}
-    routers = []
-    for trial in trials:
-        key = _clusters(trial.variant, X), trial.seed
-        if key not in found:
-            found[key] = _cluster(X, *key)
-        router = KMeansRouter()
-        router._learn(found[key], known.Y, trial.variant)
-        routers.append(router)
-    return KMeansGroup(routers)
-
-
-def _clusters(variant: Config, X: torch.Tensor) -> int:
-    return min(variant.clusters, max(1, len(X) // ROWS_PER_CLUSTER))
-
-
-def _cluster(X: torch.Tensor, clusters: int, seed: int) -> Clustering:
-    return kmeans(X, clusters, generator=torch.Generator().manual_seed(seed))
 
 
 CARD = RouterCard(
@@ -122,4 +82,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=KMeansRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=KMeansRouter, fit_many=clustered(KMeansRouter))

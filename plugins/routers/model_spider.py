@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rph import Queries, RouterCard, RouterSpec, hookimpl
 from rph.arrays import to_device
-from rph.lazy import np, torch
+from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
 from rph.training.heads import Head, Training, Validation, chance, observed, outputs_of, product
 from rph.training.neighbours import nearest
@@ -94,8 +94,7 @@ class ModelSpiderRouter(HeadRouter):
 
     def head(self, data: Data, seed: int) -> Head:
         variant: Config = self.variant
-        seen = torch.tensor(~np.isnan(data.train.Y).all(axis=0), device=data.device)
-        self.buffers["seen"] = seen
+        seen = self.buffers["seen"] = data.seen
         X, targets, val = data.X, data.labels, data.validation
         run: Forward = forward
         if variant.bag > 1:

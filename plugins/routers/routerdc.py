@@ -25,7 +25,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from rph import RouterCard, RouterSpec, hookimpl
-from rph.lazy import np, torch
+from rph.lazy import torch
 from rph.training.clusters import kmeans
 from rph.training.headrouter import Data, HeadRouter, stacked
 from rph.training.heads import Head, Training, Validation, chance, feed_forward, layers
@@ -89,8 +89,7 @@ class RouterDcRouter(HeadRouter):
 
     def head(self, data: Data, seed: int) -> Head:
         variant: Config = self.variant
-        seen = torch.tensor(~np.isnan(data.train.Y).all(axis=0), device=data.device)
-        self.buffers["seen"] = seen
+        seen = self.buffers["seen"] = data.seen
         val = data.validation
         start = initial(data.X.shape[1], len(seen), variant, chance(seed, "initial"))
         return Head(

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests import toys
 
-from rph import BenchmarkCard, BenchmarkSpec, EncoderCard, EncoderSpec, RoutingDataset, Split, UsageError
+from rph import BenchmarkCard, BenchmarkSpec, EncoderSpec, RoutingDataset, Split, UsageError
 from rph.conformance.benchmarks import wrong_with_benchmark
 from rph.conformance.encoders import wrong_with_encoder
 from rph.registry import installed
@@ -30,20 +31,7 @@ class Lengths:
         return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1)
 
 
-CARD = EncoderCard(
-    name="lengths",
-    title="t",
-    hf_id="",
-    revision="",
-    dim=2,
-    pooling="none",
-    normalise=True,
-    prefix="",
-    max_tokens=None,
-    dtype="float32",
-    licence="MIT",
-    citation="c",
-)
+CARD = toys.encoder_card(name="lengths", dim=2, pooling="none", normalise=True, citation="c")
 
 
 class AnotherEachTime(Lengths):

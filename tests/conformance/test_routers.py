@@ -18,8 +18,7 @@ from rph import Labelled, RphError, UsageError
 from rph.api import MAX_VARIANTS
 from rph.arrays import model_means
 from rph.conformance import worlds
-from rph.conformance.routers import run_checks
-from rph.conformance.routers import CHECKS
+from rph.conformance.routers import CHECKS, run_checks
 from rph.registry import installed
 from rph.testing import check_router as check_router  # noqa: PLC0414 - a fixture
 from rph.testing import parametrize_with_router_checks
@@ -473,7 +472,7 @@ def test_a_check_that_does_not_apply_is_skipped_with_a_reason():
 
 @pytest.mark.parametrize(
     ("router", "detail"),
-    [(Raises, "ValueError: no luck (test_checks.py:"), (Leaves, "SystemExit: 3 ("), (Goes, "Gone: away (")],
+    [(Raises, "ValueError: no luck (test_routers.py:"), (Leaves, "SystemExit: 3 ("), (Goes, "Gone: away (")],
 )
 def test_whatever_a_router_raises_is_a_failure_with_its_place(router, detail):
     (result,) = run_checks(faulty(router=router), only=["two-predicts-equal"])

@@ -207,14 +207,12 @@ class Validation
 def bce_loss(outputs: Tensor, batch: Batch) -> Tensor
 def chance(seed: int, purpose: str, device: str | torch.device = 'cpu') -> torch.Generator
 def feed_forward(parameters: Parameters, X: Tensor, draw: Draw, name: str = '') -> Tensor
-def fit_heads(heads: Sequence[Head]) -> list[Parameters]
 def layers(widths: Sequence[int], generator: torch.Generator, name: str = '', start: Tensor | None = None) -> Parameters
 def level(means: NDArray[np.floating[Any]] | Tensor) -> Tensor
 def masked_bce(z: Tensor, Y: Tensor, M: Tensor) -> Tensor
 def masked_mean(values: Tensor, M: Tensor) -> Tensor
 def mse_loss(outputs: Tensor, batch: Batch) -> Tensor
 def observed(Y: Float32, device: str) -> tuple[Tensor, Tensor]
-def one_thread() -> Iterator[None]
 def outputs_of(forward: Forward, parameters: Parameters, X: Tensor) -> Tensor
 def product(X: Tensor, W: Tensor) -> Tensor
 def queries_of(cells: int, models: int) -> int
@@ -224,6 +222,7 @@ class Data
   def once(self, key: Hashable, make: Callable[[], T]) -> T
   X: Tensor
   labels: tuple[Tensor, Tensor]
+  seen: Tensor
   validation: Validation
   scaling: tuple[Tensor, Tensor]
   standardised: tuple[Tensor, Validation]
@@ -247,11 +246,19 @@ class HeadRouter
   def from_state(cls, state: dict[str, NDArray[Any]], *, variant: Any, device: str) -> Self
 def stacked(router: type[HeadRouter]) -> Callable[[Labelled, Labelled, Sequence[Trial], str], HeadGroup]
 # rph.training.clusters
+class ClusterGroup
+  routers: Sequence[ClusterRouter]
+  def scores(self, queries: Queries) -> list[Float32]
+class ClusterRouter
+  def learn(self, found: Clustering, known: Labelled, variant: Any, device: str) -> None
+  def scores(self, queries: Queries) -> Float32
+  def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None
 class Clustering
   centres: torch.Tensor
   assignment: torch.Tensor
   inertia: float
 def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrinkage: float) -> Float32
+def clustered(router: type[ClusterRouter]) -> Callable[[Labelled, Labelled, Sequence[Trial], str], ClusterGroup]
 def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator) -> Clustering
 def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor
 # rph.training.neighbours

@@ -8,11 +8,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from tests.hub_server import FakeHub
+from tests import moments
+from tests.hub_server import PATIENT, FakeHub
 
 from rph import File, RphError
 from rph.data.hub import fetch_folder, verify
@@ -31,7 +31,8 @@ import time
 time.sleep = lambda seconds: None  # between attempts
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 1000  # bytes written at a time: 10 MB otherwise
-from rph import File, RphError, hub
+from rph import File, RphError
+from rph.data import hub
 file = {file!r}
 steps = dict(
     find=lambda: hub.find(file),
@@ -57,7 +58,7 @@ def start(tmp_path, endpoint, *steps, file=FILE, **environment):
     }
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(file=file, steps=steps)],
-        env=base | own | environment,
+        env=base | PATIENT | own | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +68,7 @@ def start(tmp_path, endpoint, *steps, file=FILE, **environment):
 def client(*arguments, **options):
     """What the steps print."""
     process = start(*arguments, **options)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=moments.PATIENCE)
     assert process.returncode == 0, error
     return out
 
@@ -108,11 +109,12 @@ def test_a_killed_download_is_continued_by_the_next_process(tmp_path):
     file = File(repo="someone/table", path="t", revision="a" * 40, sha256=hashlib.sha256(body).hexdigest())
     with FakeHub({file.path: body}, stall=100_000) as hub:
         process = start(tmp_path, hub.endpoint, "fetch", file=file)
-        assert hub.stalled.wait(30)
         folder = tmp_path / "rph/hub"
-        deadline = time.monotonic() + 20
-        while not any(f.stat().st_size for f in folder.rglob("*.partial")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        moments.until(
+            lambda: hub.stalled.is_set() and any(f.stat().st_size for f in folder.rglob("*.partial")),
+            "a part of the file lies on disk",
+            process,
+        )
         process.kill()
         process.communicate()
         said = client(tmp_path, hub.endpoint, "fetch", file=file)

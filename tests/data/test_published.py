@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.releases import folder
 
 from rph import BenchmarkCard, File, RoutingDataset, Split, UsageError
 from rph.data import hub
@@ -14,6 +15,7 @@ from rph.data.published import (
     check_columns,
     costs,
     labels,
+    name_of,
     named,
     paper_note,
     sources,
@@ -190,3 +192,32 @@ def test_what_was_converted_earlier_needs_no_file(monkeypatch):
     monkeypatch.setattr(hub, "sha256", lambda file: f"sum of {file.path}")
     monkeypatch.setattr(hub, "fetch", lambda file, of: pytest.fail("a file was asked for"))
     assert len(sources("it", FILES, None).content) == 64
+
+
+def test_files_are_converted_once_for_a_content_its_options_and_a_version(tmp_path, rph_home):
+    calls = []
+
+    def convert(found, threshold=0.5):
+        calls.append((found["two.csv"].read_text(), threshold))
+        return RoutingDataset(
+            name="it", models=("m",), train=split("a", 3), val=split("b", 1), test=split("c", 2)
+        )
+
+    def converted(content, version=1, **options):
+        folder.save({"data/one.csv": b"1", "two.csv": content}, tmp_path / "data")
+        return sources("it", FILES, str(tmp_path / "data")).converted(convert, version, **options)
+
+    first = converted(b"2", threshold=0.25)
+    assert converted(b"2", threshold=0.25).fingerprint == first.fingerprint and calls == [("2", 0.25)]
+    converted(b"2", threshold=0.5)
+    converted(b"3", threshold=0.5)
+    converted(b"3")
+    converted(b"3", version=2)
+    assert calls[1:] == [("2", 0.5), ("3", 0.5), ("3", 0.5), ("3", 0.5)]
+    content = sources("it", FILES, str(tmp_path / "data")).content
+    kept = {path.name for path in (rph_home / "benchmarks").iterdir() if path.is_dir()}
+    assert {f"it-{content}-threshold0.5-v1", f"it-{content}-v1", f"it-{content}-v2"} < kept and len(kept) == 5
+
+
+def test_a_threshold_other_than_the_default_is_in_the_name():
+    assert name_of("it", 0.5, 0.5) == "it" and name_of("it", 0.75, 0.5) == "it-threshold0.75"

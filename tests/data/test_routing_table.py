@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tests.moments import PATIENCE
 
 from rph import RoutingDataset, RphError, Split, UsageError, disk
 from rph.data.routing_table import cached, is_table, read, write
@@ -528,7 +529,7 @@ def test_a_conversion_that_makes_no_benchmark_is_not_kept():
     assert not (disk.home() / "benchmarks" / "mine").exists()
 
 
-def _convert(home, log):
+def _convert(home, log, together):
     import os
 
     os.environ["RPH_HOME"] = str(home)
@@ -536,20 +537,22 @@ def _convert(home, log):
     def build():
         with open(log, "a") as file:
             file.write("built\n")
-        time.sleep(0.5)
+        time.sleep(0.1)  # only to make a second one likely, were it possible
         return dataset()
 
+    together.wait(PATIENCE)
     cached("mine", build)
 
 
 def test_two_processes_at_once_convert_once(tmp_path, rph_home):
     log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_convert, args=(rph_home, log)) for _ in range(3)]
+    arguments = rph_home, log, context.Barrier(3)
+    processes = [context.Process(target=_convert, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert log.read_text() == "built\n"
     assert cached("mine", dataset).fingerprint == dataset().fingerprint

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from tests import toys
+from tests.moments import PATIENCE
 
 from rph.distribution import OURS, install
 
@@ -343,7 +344,7 @@ def test_a_path_that_cannot_be_is_told_without_a_traceback(rph, toy, option):
 
 def python(code):
     return subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -511,7 +512,7 @@ def noisy(toy, tmp_path):
 
     def call(*arguments):
         command = [sys.executable, "-m", "rph", *map(str, arguments)]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
 
     return call
 

@@ -14,7 +14,7 @@ from importlib import import_module
 import pytest
 from rph_plugins.encoders import minilm
 from tests import tiny_models
-from tests.hub_server import FakeHub
+from tests.hub_server import PATIENT, FakeHub
 
 from rph.registry import installed
 
@@ -56,12 +56,12 @@ def repos(tmp_path_factory):
 def run(tmp_path):
     """Run `rph ARGUMENTS` against a hub: (exit code, stdout, stderr)."""
 
-    def call(endpoint, *arguments, code="from rph.cli.main import main; main()", **environment):
+    def call(endpoint, *arguments, code="from rph.cli.main.main import main; main()", **environment):
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RPH_"))}
         own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "RPH_HOME": str(tmp_path / "rph")}
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
-            env=kept | own | environment,
+            env=kept | PATIENT | own | environment,
             capture_output=True,
             text=True,
             check=False,
@@ -74,8 +74,9 @@ def run(tmp_path):
 
 LOAD = """
 import json, sys
-from rph import run, registry
-dataset = run.benchmark_loader(registry.installed(), sys.argv[1])()
+from rph import registry
+from rph.engine import resolve
+dataset = resolve.benchmark_loader(registry.installed(), sys.argv[1])()
 print(json.dumps([[len(s) for _, s in dataset.splits()], len(dataset.models), dataset.fingerprint]))
 """
 

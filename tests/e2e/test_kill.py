@@ -6,49 +6,60 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
-from tests import toys
+from tests import moments, toys
 
 ROUTERS = ["--router", "toy", "--router", "knn", "--router", "kmeans", "--router", "mlp", "--router", "elo"]
 
 
+@pytest.fixture(autouse=True)
+def started():
+    """The processes of a test, which end with it."""
+    Runs.started = []
+    yield
+    moments.end(Runs.started)
+
+
 class Runs:
-    """`rph eval` on the toy benchmark as a process, in a folder of its own, with a log of what was trained."""
+    """`rph eval` on the toy benchmark as a process, in a folder of its own, with a log of what was trained and a gate
+    that each training of the toy router has to pass."""
 
     def __init__(self, folder, routers=ROUTERS):
         folder.mkdir(exist_ok=True)
-        self.log = folder / "log"
+        self.log, self.gate = folder / "log", moments.Gate(folder / "gate")
         self.log.touch()
         bench = folder / "bench"
         if not bench.exists():
             toys.write_bench(bench)
         plugin = toys.write_plugin(folder / "plugin.py")
-        self.command = [sys.executable, "-m", "rph", "eval", "--json", "--plugin", plugin, "--bench", bench]
-        self.command += ["--encoder", "numbers", *routers]
+        self.arguments = ["eval", "--json", "--plugin", plugin, "--bench", bench]
+        self.arguments += ["--encoder", "numbers", *routers]
         self.home = folder / "home"
         self.environment = os.environ | {
             "RPH_HOME": str(self.home),
             "TOY_LOG": str(self.log),
-            "TOY_SLEEP": "0.01",
+            "TOY_GATE": str(self.gate.folder),
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self):
+    def start(self, program=("-m", "rph"), stderr=subprocess.PIPE):
         # A shell starts background jobs with SIGINT ignored, and what they start inherits that, but no handler.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        command = [sys.executable, *program, *self.arguments]
         try:
-            return subprocess.Popen(
-                self.command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            process = subprocess.Popen(
+                command, env=self.environment, stdout=subprocess.PIPE, stderr=stderr, text=True
             )
         finally:
             signal.signal(signal.SIGINT, before)
+        self.started.append(process)
+        return process
 
     def finish(self):
         process = self.start()
-        output, error = process.communicate(timeout=300)
+        output, error = process.communicate(timeout=moments.PATIENCE)
         assert process.returncode == 0, error
         return json.loads(output)
 
@@ -84,21 +95,15 @@ def test_killed_at_ten_random_moments_the_run_ends_as_if_nothing_had_happened(tm
     expected = Runs(tmp_path / "whole").finish()
     runs = Runs(tmp_path / "killed")
     chance = random.Random(20260607)
-    kills = done_before = 0
+    done_before = 0
     for _ in range(10):
-        process = runs.start()
-        # Most of the process's life is importing; wait for a sign of work, then for a random while.
-        lines, finished = len(runs.lines()), len(runs.finished())
-        while process.poll() is None and len(runs.lines()) == lines and len(runs.finished()) == finished:
-            time.sleep(0.005)
-        time.sleep(chance.uniform(0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+        process = runs.start(program=("-c", moments.DYING, str(chance.randrange(1, 160))))
+        _, error = process.communicate(timeout=moments.PATIENCE)
+        assert process.returncode == -signal.SIGKILL, error
         now = runs.finished()
         assert len(now) >= done_before  # nothing finished is lost
         done_before = len(now)
-    assert kills >= 5, "the run ended too soon for this test to mean anything"
+    assert done_before >= 27, "the kills came too soon to meet other routers than the first"
     assert without_times(runs.finish()) == without_times(expected)
     assert runs.attempts() == {1}  # no finished trial was trained again
 
@@ -113,18 +118,16 @@ def test_a_second_run_trains_nothing(tmp_path):
 
 def test_ctrl_c_stops_cleanly_says_so_and_the_same_command_continues(tmp_path):
     runs = Runs(tmp_path / "runs", ROUTERS[:2])
-    runs.environment["TOY_SLEEP"] = "0.3"
+    runs.gate.close()
     process = runs.start()
-    while sum(line.startswith("fit") for line in runs.lines()) < 4:
-        assert process.poll() is None
-        time.sleep(0.01)
+    runs.gate.let_through(3, process)
+    runs.gate.next(process)  # the fourth begins
     process.send_signal(signal.SIGINT)
-    output, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=moments.PATIENCE)
     assert process.returncode == 1 and output == ""
     assert "stopped by Ctrl-C" in error and "continues" in error and "Traceback" not in error
-    done = len(runs.finished())
-    assert done >= 3
-    runs.environment["TOY_SLEEP"] = "0"
+    assert len(runs.finished()) == 3
+    runs.gate.open()
     (cell,) = runs.finish()
     fits = Counter(line for line in runs.lines() if line.startswith("fit"))
     assert len(fits) == 27 and sorted(fits.values())[-2:] == [1, 2]  # only the interrupted one twice
@@ -134,11 +137,21 @@ def test_ctrl_c_stops_cleanly_says_so_and_the_same_command_continues(tmp_path):
 @pytest.mark.parametrize("routers", [ROUTERS[:2]])
 def test_two_processes_on_one_store_share_the_work_and_agree(tmp_path, routers):
     runs = Runs(tmp_path / "runs", routers)
-    processes = [runs.start(), runs.start()]
+    runs.gate.close()
+    said = [tmp_path / "first", tmp_path / "second"]
+    processes = []
+    for path in said:
+        with path.open("w") as file:
+            processes.append(runs.start(stderr=file))
+    moments.until(
+        lambda: any("another rph is at it; waiting" in path.read_text() for path in said),
+        "one process trains, the other finds it at work",
+    )
+    runs.gate.open()
     results = []
-    for process in processes:
-        output, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
+    for process, path in zip(processes, said, strict=True):
+        output, _ = process.communicate(timeout=moments.PATIENCE)
+        assert process.returncode == 0, path.read_text()
         results.append(json.loads(output))
     assert without_times(results[0]) == without_times(results[1])
     counts = Counter(runs.lines())

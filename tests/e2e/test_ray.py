@@ -6,19 +6,17 @@ import importlib.util
 import json
 import os
 import secrets
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import toys
+from tests import moments, toys
 
 from rph import Labelled, Queries, Trial
 from rph.engine import inputs
@@ -30,14 +28,14 @@ if importlib.util.find_spec("ray") is None:
 if sys.platform != "linux":
     pytest.skip("a cluster of several nodes on one machine is for Linux", allow_module_level=True)
 
-TRIALS = 27  # of the toy router by the paper's protocol
+TRIALS, ELO = 27, 15  # of the toy router and of elo by the paper's protocol
 
 
 class Toys:
-    """A benchmark and a plugin for all tests, and a log of what was trained."""
+    """A benchmark and a plugin for all tests, a log of what was trained, and a gate for all trainings."""
 
     def __init__(self, folder):
-        self.folder, self.log = folder, folder / "log"
+        self.folder, self.log, self.gate = folder, folder / "log", moments.Gate(folder / "gate")
         self.bench = toys.write_bench(folder / "bench")
         self.plugin = toys.write_plugin(folder / "plugin.py")
         self.log.touch()
@@ -56,7 +54,7 @@ def toy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Nodes and their workers inherit this; Ray reads its own part when it is imported first.
         patch.setenv("TOY_LOG", str(toy.log))
-        patch.setenv("TOY_SLEEP", "0.3")
+        patch.setenv("TOY_GATE", str(toy.gate.folder))
         patch.setenv("RPH_HOME", str(toy.folder / "nodes"))
         patch.setenv("RAY_AUTH_MODE", "token")  # a cluster listens on all interfaces
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -71,7 +69,7 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(toy):
     """What one process finds: the results, and the store's rows."""
-    environment = os.environ | {"TOY_SLEEP": "0", "RPH_HOME": str(toy.folder / "one")}
+    environment = os.environ | {"RPH_HOME": str(toy.folder / "one")}
     command = [sys.executable, "-m", "rph", *toy.arguments("local")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return without_times(json.loads(run.stdout)), rows(toy.folder / "one")
@@ -100,9 +98,14 @@ def without_times(cells):
 
 
 def rows(home):
-    """Trial -> hash of its scores, in the run store."""
-    with contextlib.closing(sqlite3.connect(home / "store" / "trials.sqlite")) as database:
+    """Trial -> hash of its scores, in the run store; empty where there is none yet."""
+    path = home / "store" / "trials.sqlite"
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database,
+    ):
         return dict(database.execute("SELECT key, sha256 FROM trials"))
+    return {}
 
 
 def working(cluster):
@@ -117,20 +120,26 @@ def working(cluster):
     return found
 
 
+def nobody_works(cluster):
+    """Ray says of a process that it works until a little after its answer has come."""
+    moments.until(lambda: not working(cluster), "no process of the cluster trains")
+
+
 @contextlib.contextmanager
-def when(happened, act):
-    """While the block runs, act as soon as something has happened, or after a minute."""
+def behind_the_gate(toy, act):
+    """Hold all trainings of the block, act beside it, and then open the gate; what goes wrong there fails the test."""
 
-    def wait():
-        deadline = time.monotonic() + 60
-        while not (what := happened()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        act(what)
+    def then_open():
+        try:
+            act()
+        finally:
+            toy.gate.open()
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    yield
-    thread.join()
+    toy.gate.close()
+    with ThreadPoolExecutor(1) as beside:
+        acted = beside.submit(then_open)
+        yield
+    acted.result()
 
 
 def test_a_cluster_of_this_machine_is_started_gives_the_same_bits_and_ends(rph, toy, expected, rph_home):
@@ -154,46 +163,58 @@ def test_a_cluster_of_two_nodes_gives_the_same_bits(rph, toy, expected, on_clust
     assert code == 0, error
     assert (without_times(json.loads(output)), rows(rph_home)) == expected
     assert set(toy.fits().values()) == {1} and sum(toy.fits().values()) == TRIALS
-    assert working(on_cluster) == []
+    nobody_works(on_cluster)
 
 
 def test_a_node_killed_in_the_middle_costs_no_result(rph, toy, expected, on_cluster, rph_home):
-    begun = toy.folder / "begun"  # on a node where no trial ever ends
-    node = on_cluster.add_node(num_cpus=1, env_vars={"TOY_LOG": str(begun), "TOY_SLEEP": "3600"})
-    with when(begun.exists, lambda _: on_cluster.remove_node(node, allow_graceful=False)):
+    there = moments.Gate(toy.folder / "gate of the node")
+    there.close()  # for good: on this node no training ever ends
+    log = toy.folder / "log of the node"
+    node = on_cluster.add_node(num_cpus=1, env_vars={"TOY_LOG": str(log), "TOY_GATE": str(there.folder)})
+
+    def kill():
+        there.next()
+        on_cluster.remove_node(node, allow_graceful=False)
+
+    with behind_the_gate(toy, kill):
         code, output, error = rph(*toy.arguments("ray"))
     assert code == 0, error
     assert (without_times(json.loads(output)), rows(rph_home)) == expected
-    assert begun.exists() and sum(toy.fits().values()) == TRIALS
+    (lost,) = log.read_text().splitlines()
+    assert sum(toy.fits().values()) == TRIALS and toy.fits()[lost] == 1
 
 
 def test_a_worker_killed_in_the_middle_costs_no_result(rph, toy, expected, on_cluster, rph_home):
-    killed = []
+    def kill():
+        toy.gate.let_through(5)
+        toy.gate.kill(toy.gate.next())
 
-    def kill(workers):
-        killed.append(workers[0])
-        os.kill(workers[0], signal.SIGKILL)
-
-    with when(lambda: len(toy.fits()) >= 5 and working(on_cluster), kill):
+    with behind_the_gate(toy, kill):
         code, output, error = rph(*toy.arguments("ray"))
     assert code == 0, error
     assert (without_times(json.loads(output)), rows(rph_home)) == expected
-    assert killed and sum(toy.fits().values()) in (TRIALS, TRIALS + 1)  # it may have been about to begin
+    assert len(toy.fits()) == TRIALS and sum(toy.fits().values()) == TRIALS + 1
 
 
-def test_variants_that_end_or_hold_their_worker_fail_alone(rph, toy, on_cluster, tmp_path):
+def test_variants_that_end_or_hold_their_worker_fail_alone(
+    rph, toy, on_cluster, tmp_path, rph_home, monkeypatch
+):
+    def hung():
+        return toy.fits()["fit 0.1 hang 42"] and len(rows(rph_home)) == 4 + ELO
+
+    monkeypatch.setattr(installed().load("executor", "ray").module, "time", moments.Clock(hung))
     grid = "(Config(), Config(0.1, 'hang'), Config(0.2, '_exit'), Config(0.3, 'raise'), Config(0.4))"
     plugin = toys.write_plugin(tmp_path / "plugin.py", grid)
-    code, output, error = rph(*toy.arguments("ray", plugin), "--trial-limit", "4")
-    assert code == 1
+    code, output, error = rph(*toy.arguments("ray", plugin), "--trial-limit", str(moments.LIMIT))
+    assert code == 1, error
     cell, elo = json.loads(output)
     hang, end, broken = (reason.split(": ", 1)[1] for reason in cell["failed_trials"])
-    assert hang == "took longer than 4 s (--trial-limit)"
+    assert hang == "took longer than 3600 s (--trial-limit)"
     assert end == "its worker or node died (WorkerCrashedError)"
     assert broken.startswith("RuntimeError")
     assert hang in error and cell["trials"] == 2 * 5 and elo["failed_trials"] == []
     assert toy.fits()["fit 0.1 hang 42"] == 1 and toy.fits()["fit 0.2 _exit 42"] == 2
-    assert working(on_cluster) == []
+    nobody_works(on_cluster)
 
 
 def test_a_gpu_is_shared_by_as_many_tasks_as_were_asked_for(toy, on_cluster):
@@ -208,6 +229,7 @@ def test_a_gpu_is_shared_by_as_many_tasks_as_were_asked_for(toy, on_cluster):
     X = np.eye(20, 5, dtype=np.float32)
     labelled = Labelled(X=X, texts=[""] * 20, Y=X[:, :3], C=None, models=toys.MODELS)
     queries = Queries(X=X, texts=labelled.texts)
+    toy.gate.close()
     executor = registry.load("executor", "ray").spec.build(2, None, "cuda")
     try:
         assert executor.slots == 2
@@ -220,13 +242,15 @@ def test_a_gpu_is_shared_by_as_many_tasks_as_were_asked_for(toy, on_cluster):
         for task in tasks:
             executor.submit(task)
         file.unlink()
-        most, back = 0, []
+        moments.until(lambda: len(toy.gate.waiting()) == 2, "both tasks train at once")
+        assert len(working(on_cluster)) == 2
+        toy.gate.open()
+        back = []
         while len(back) < len(tasks):
-            back += executor.wait(0.05)
-            most = max(most, len(working(on_cluster)))
+            back += executor.wait(1.0)
     finally:
         executor.close()
-    assert most == 2
+        toy.gate.open()
     assert {id(task) for task, _ in back} == set(map(id, tasks))
     assert all(outcome[0][1].test.shape == (20, 3) for _, outcome in back)
     executor.close()  # may be called again

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.moments import PATIENCE
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
@@ -23,7 +25,7 @@ def test_its_router_in_ten_lines_is_evaluated(tmp_path):
     plugin.write_text(code)
     command = [sys.executable, "-m", "rph", "eval", "--plugin", plugin, "--router", "my-router", "--json"]
     command += ["--bench", "synthetic:n=600", "--encoder", "lsa", "--protocol", "smoke"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     (cell,) = json.loads(done.stdout)
     assert cell["router"] == "my-router" and cell["test_accuracy_mean"] > cell["random"]

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from functools import partial
 
 import httpx
 import numpy as np
@@ -16,7 +16,7 @@ import openai
 import pytest
 import uvicorn
 import yaml
-from tests import exported, toys
+from tests import exported, moments, toys
 from tests.chat_server import KEY, ChatServer
 
 import rph
@@ -24,6 +24,8 @@ from rph import UsageError
 from rph.deploy import serve, upstreams
 from rph.distribution import install
 
+# Reading the certificates, which no server here has, would take longer than the requests.
+get, post = (partial(ask, timeout=moments.PATIENCE, verify=False) for ask in (httpx.get, httpx.post))
 LARGE = float(toys.tables()["train"]["correct/large"].mean())
 
 
@@ -49,13 +51,28 @@ def served(router, **options):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
     thread.start()
     try:
-        while not server.started:
-            time.sleep(0.01)
+        moments.until(lambda: server.started or not thread.is_alive(), "the server starts")
+        assert server.started
         yield f"http://127.0.0.1:{at.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(moments.PATIENCE)
         at.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """How many requests wait to be scored, of those that ask the servers of this test."""
+    made = []
+
+    class Told(serve.Together):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(serve, "Together", Told)
+    return lambda: sum(each.waiting.qsize() for each in made)
 
 
 def pool_of(server, monkeypatch, **names):
@@ -81,16 +98,14 @@ def error_of(response):
 
 def test_route_answers_as_the_library_does(router):
     with served(router) as url:
-        answer = httpx.post(f"{url}/route", json={"queries": ["number 4", "number 7"], "lam": 0.5}).json()
+        answer = post(f"{url}/route", json={"queries": ["number 4", "number 7"], "lam": 0.5}).json()
         assert [one["model"] for one in answer["routes"]] == ["small", "small"]
         first = answer["routes"][0]
         assert first["scores"] == pytest.approx(exported.MEANS | {"large": LARGE})
         assert first["cost"] == pytest.approx(0.001) and 0 < first["seconds"] < 60
-        assert (
-            httpx.post(f"{url}/route", json={"queries": ["number 4"]}).json()["routes"][0]["model"] == "large"
-        )
+        assert post(f"{url}/route", json={"queries": ["number 4"]}).json()["routes"][0]["model"] == "large"
     with served(router, lam=0.5) as url:
-        assert httpx.post(f"{url}/route", json={"queries": ["number 4"]}).json()["lam"] == 0.5
+        assert post(f"{url}/route", json={"queries": ["number 4"]}).json()["lam"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -112,16 +127,14 @@ def test_route_answers_as_the_library_does(router):
 )
 def test_a_wrong_body_is_told_what_is_wrong(router, body, told):
     with served(router) as url:
-        answer = httpx.post(
-            f"{url}/route", content=json.dumps(body), headers={"Content-Type": "application/json"}
-        )
+        answer = post(f"{url}/route", content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert answer.status_code == 400 and told in error_of(answer)
 
 
 def test_a_body_that_is_no_json_is_told_without_an_offset(router):
     with served(router) as url:
         for content in (b"{", b"[" * 100_000, b"\xff"):
-            answer = httpx.post(f"{url}/route", content=content, headers={"Content-Type": "application/json"})
+            answer = post(f"{url}/route", content=content, headers={"Content-Type": "application/json"})
             assert answer.status_code == 400
             if content == b"{":
                 assert error_of(answer).startswith("the body is no JSON: Expecting property name")
@@ -133,37 +146,36 @@ def test_without_prices_no_lambda_is_served(tmp_path):
     with pytest.raises(UsageError, match="no prices"):
         serve.application(router, lam=0.2)
     with served(router) as url:
-        answer = httpx.post(f"{url}/route", json={"queries": ["number 4"], "lam": 0.2})
+        answer = post(f"{url}/route", json={"queries": ["number 4"], "lam": 0.2})
         assert answer.status_code == 400 and "no price is known of" in error_of(answer)
 
 
-def test_a_query_that_fails_does_not_take_others_with_it(router, monkeypatch):
+def test_a_query_that_fails_does_not_take_others_with_it(router, monkeypatch, waiting):
     """Requests that wait are scored together; here one of them makes the encoder fail."""
     held, sizes, real = threading.Event(), [], router.scores
 
     def scores(queries):
         sizes.append(len(queries))
         if len(sizes) == 1:
-            held.wait(30)  # the others gather meanwhile
+            assert held.wait(moments.PATIENCE)  # the others gather meanwhile
         return real(queries)
 
     monkeypatch.setattr(router, "scores", scores)
     found = {}
 
     def ask(query):
-        found[query] = httpx.post(f"{url}/route", json={"queries": [query]}, timeout=30)
+        found[query] = post(f"{url}/route", json={"queries": [query]})
 
     with served(router) as url:
         asking = [threading.Thread(target=ask, args=[q]) for q in ("number 1", "number 2", "no number")]
         asking[0].start()
-        while not sizes:
-            time.sleep(0.01)
+        moments.until(lambda: sizes, "the first is being scored")
         for thread in asking[1:]:
             thread.start()
-        time.sleep(0.3)
+        moments.until(lambda: waiting() == 2, "the others wait")
         held.set()
         for thread in asking:
-            thread.join(30)
+            thread.join(moments.PATIENCE)
     assert sizes == [1, 2, 1, 1]
     assert [found[f"number {i}"].status_code for i in (1, 2)] == [200, 200]
     assert found["no number"].status_code == 500
@@ -172,14 +184,14 @@ def test_a_query_that_fails_does_not_take_others_with_it(router, monkeypatch):
 
 def test_health_and_metrics(router):
     with served(router) as url:
-        assert httpx.get(f"{url}/healthz").json() == {
+        assert get(f"{url}/healthz").json() == {
             "status": "ok",
             "router": "knn",
             "models": list(toys.MODELS),
         }
-        httpx.post(f"{url}/route", json={"queries": ["number 4", "number 5"]})
-        httpx.get(f"{url}/anything")
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        post(f"{url}/route", json={"queries": ["number 4", "number 5"]})
+        get(f"{url}/anything")
+        lines = get(f"{url}/metrics").text.splitlines()
         assert 'rph_routed_queries_total{model="large"} 2.0' in lines
         assert 'rph_requests_total{path="/route",status="200"} 1.0' in lines
         assert 'rph_requests_total{path="other",status="404"} 1.0' in lines
@@ -193,30 +205,30 @@ def test_a_key_is_asked_of_every_path_but_health(router):
     with served(router, api_key="secret") as url:
         body = {"queries": ["number 4"]}
         for headers in ({}, *({"Authorization": f"{a}"} for a in ("Bearer wrong", "secret", "Basic secret"))):
-            answer = httpx.post(f"{url}/route", json=body, headers=headers)
+            answer = post(f"{url}/route", json=body, headers=headers)
             assert answer.status_code == 401 and "key" in error_of(answer)
-            assert httpx.get(f"{url}/metrics", headers=headers).status_code == 401
+            assert get(f"{url}/metrics", headers=headers).status_code == 401
         for scheme in ("Bearer", "bearer", "BEARER"):
             right = {"Authorization": f"{scheme} secret"}
-            assert httpx.post(f"{url}/route", json=body, headers=right).status_code == 200
-        assert httpx.get(f"{url}/healthz").status_code == 200
+            assert post(f"{url}/route", json=body, headers=right).status_code == 200
+        assert get(f"{url}/healthz").status_code == 200
 
 
 def test_without_a_key_a_page_of_a_stranger_gets_nothing(router):
     """A page may point its own name at this machine, or post a form without asking."""
     with served(router) as url:
         body = {"queries": ["number 4"]}
-        assert httpx.post(f"{url}/route", json=body, headers={"Host": "evil.example"}).status_code == 421
+        assert post(f"{url}/route", json=body, headers={"Host": "evil.example"}).status_code == 421
         for host in ("127.0.0.1.evil.example", "10.0.0.1", "[::]:80", ""):
-            assert httpx.post(f"{url}/route", json=body, headers={"Host": host}).status_code == 421
+            assert post(f"{url}/route", json=body, headers={"Host": host}).status_code == 421
         for host in ("localhost:80", "LocalHost", "127.0.0.2:8000", "[::1]:80", "[::1]"):
-            assert httpx.post(f"{url}/route", json=body, headers={"Host": host}).status_code == 200
+            assert post(f"{url}/route", json=body, headers={"Host": host}).status_code == 200
         for kind, status in [
             ("text/plain", 415),
             ("application/jsonp", 415),
             ("Application/JSON; charset=utf-8", 200),
         ]:
-            answer = httpx.post(f"{url}/route", content=json.dumps(body), headers={"Content-Type": kind})
+            answer = post(f"{url}/route", content=json.dumps(body), headers={"Content-Type": kind})
             assert answer.status_code == status
 
 
@@ -224,11 +236,11 @@ def test_a_body_beyond_the_limit_is_refused_whether_its_length_is_told_or_not(ro
     limits = serve.Limits(body=1000)
     with served(router, limits=limits) as url:
         small, big = {"queries": ["number 4"]}, {"queries": ["number 4" + " " * 1000]}
-        assert httpx.post(f"{url}/route", json=small).status_code == 200
-        answer = httpx.post(f"{url}/route", json=big)
+        assert post(f"{url}/route", json=small).status_code == 200
+        answer = post(f"{url}/route", json=big)
         assert answer.status_code == 413 and "1,000 bytes" in error_of(answer)
         pieces = (piece for piece in [b'{"queries": ["', *[b"x" * 400] * 5, b'"]}'])
-        answer = httpx.post(f"{url}/route", content=pieces, headers={"Content-Type": "application/json"})
+        answer = post(f"{url}/route", content=pieces, headers={"Content-Type": "application/json"})
         assert answer.status_code == 413
 
 
@@ -241,34 +253,32 @@ def test_a_body_that_does_not_come_is_not_waited_for(router, monkeypatch):
         assert sock.recv(100).startswith(b"HTTP/1.1 408")
 
 
+def measured(url, name):
+    """What /metrics says of it, None where it says nothing yet."""
+    lines = get(f"{url}/metrics").text.splitlines()
+    return next((float(line.removeprefix(name)) for line in lines if line.startswith(f"{name} ")), None)
+
+
 def counted(url, path, status):
-    """How many requests /metrics counts, once it counts one; it asks for 10 s."""
-    start = f'rph_requests_total{{path="{path}",status="{status}"}} '
-    for _ in range(200):
-        for line in httpx.get(f"{url}/metrics").text.splitlines():
-            if line.startswith(start):
-                return float(line.removeprefix(start))
-        time.sleep(0.05)
-    return 0
+    """How many requests /metrics counts, once it counts one."""
+    name = f'rph_requests_total{{path="{path}",status="{status}"}}'
+    return moments.until(lambda: measured(url, name), f"a request to {path} ends with {status}")
 
 
-def ask_and_leave(url, path, body, sent=None):
-    """A client that hangs up once `sent` is true, without reading the answer; without `sent`, within its body."""
+def ask_and_leave(url, path, body, once, whole=True):
+    """A client that hangs up once that is true, without reading the answer; not `whole`: within its body."""
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as sock:
         sock.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode())
-        sock.sendall(content if sent else content[:1])
-        time.sleep(0.3)
-        for _ in range(200):
-            if not sent or sent():
-                break
-            time.sleep(0.05)
+        sock.sendall(content if whole else content[:1])
+        moments.until(once, "the request arrives")
 
 
 def test_a_client_that_leaves_within_its_body_is_no_fault_of_the_servers(router):
     with served(router) as url:
-        ask_and_leave(url, "/route", {"queries": ["number 4"]})
+        begun = partial(measured, url, "rph_requests_open")
+        ask_and_leave(url, "/route", {"queries": ["number 4"]}, begun, whole=False)
         assert counted(url, "/route", 499) == 1
 
 
@@ -277,39 +287,37 @@ def test_a_client_that_leaves_frees_its_place_and_ends_the_upstreams_call(
     router, chat_server, monkeypatch, streamed
 ):
     pool = pool_of(chat_server, monkeypatch, large="hang")
-    start = time.monotonic()
     with served(router, pool=pool, limits=serve.Limits(concurrent=1)) as url:
         body = {"model": "rph", "messages": ASKED, "stream": streamed}
-        ask_and_leave(url, "/v1/chat/completions", body, sent=lambda: chat_server.seen)
-        assert chat_server.left.wait(10)
+        ask_and_leave(url, "/v1/chat/completions", body, lambda: chat_server.seen)
+        assert chat_server.left.wait(moments.PATIENCE)
         assert counted(url, "/v1/chat/completions", 499) == 1
-        assert httpx.post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
-    assert time.monotonic() - start < 30  # and the server did not wait for it when it ended
+        assert post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
+        assert measured(url, "rph_requests_open") == 0  # nothing that the server would wait for when it ends
 
 
-def test_what_a_client_asked_before_it_left_is_not_scored(router, monkeypatch):
+def test_what_a_client_asked_before_it_left_is_not_scored(router, monkeypatch, waiting):
     held, sizes, real = threading.Event(), [], router.scores
 
     def scores(queries):
         sizes.append(len(queries))
-        held.wait(30)
+        assert held.wait(moments.PATIENCE)
         return real(queries)
 
     monkeypatch.setattr(router, "scores", scores)
     with served(router) as url:
         first = threading.Thread(
-            target=httpx.post,
+            target=post,
             args=[f"{url}/route"],
-            kwargs={"json": {"queries": ["number 4"]}, "timeout": 30},
+            kwargs={"json": {"queries": ["number 4"]}},
         )
         first.start()
-        while not sizes:
-            time.sleep(0.01)
-        ask_and_leave(url, "/route", {"queries": ["number 5"] * 7}, sent=lambda: True)
+        moments.until(lambda: sizes, "the first is being scored")
+        ask_and_leave(url, "/route", {"queries": ["number 5"] * 7}, lambda: waiting() == 1)
         assert counted(url, "/route", 499) == 1
         held.set()
-        first.join(30)
-        assert httpx.post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
+        first.join(moments.PATIENCE)
+        assert post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
     assert sizes == [1, 1]
 
 
@@ -318,7 +326,7 @@ def test_beyond_the_limit_of_requests_the_answer_is_429(router, monkeypatch):
 
     def scores(queries):
         begun.set()
-        held.wait(30)
+        assert held.wait(moments.PATIENCE)
         return real(queries)
 
     monkeypatch.setattr(router, "scores", scores)
@@ -326,22 +334,20 @@ def test_beyond_the_limit_of_requests_the_answer_is_429(router, monkeypatch):
     with served(router, limits=serve.Limits(concurrent=1)) as url:
 
         def ask():
-            first["answer"] = httpx.post(f"{url}/route", json={"queries": ["number 4"]}, timeout=30)
+            first["answer"] = post(f"{url}/route", json={"queries": ["number 4"]})
 
         asking = threading.Thread(target=ask)
         asking.start()
-        assert begun.wait(30)
-        answer = httpx.post(f"{url}/route", json={"queries": ["number 4"]})
+        assert begun.wait(moments.PATIENCE)
+        answer = post(f"{url}/route", json={"queries": ["number 4"]})
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
         assert "1 requests are being answered" in error_of(answer)
         for path in ("/healthz", "/metrics"):
-            assert httpx.get(f"{url}{path}").status_code == 200
+            assert get(f"{url}{path}").status_code == 200
         held.set()
-        asking.join(30)
+        asking.join(moments.PATIENCE)
         assert first["answer"].status_code == 200
-        assert (
-            httpx.post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200
-        )  # the place is free
+        assert post(f"{url}/route", json={"queries": ["number 4"]}).status_code == 200  # the place is free
 
 
 def test_who_has_its_answer_may_ask_again_at_once(router):
@@ -454,7 +460,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(router, chat_server, monkey
 def test_a_wrong_chat_request_is_told_what_is_wrong(router, chat_server, monkeypatch, changes, status, told):
     with served(router, pool=pool_of(chat_server, monkeypatch)) as url:
         body = {"model": "rph", "messages": ASKED} | changes
-        answer = httpx.post(f"{url}/v1/chat/completions", json=body)
+        answer = post(f"{url}/v1/chat/completions", json=body)
         assert answer.status_code == status and told in error_of(answer)
         assert not chat_server.seen
 
@@ -476,7 +482,7 @@ SAID = b'"messages": [{"role": "user", "content": "number 4"}]'
 )
 def test_a_body_that_no_json_can_hold_is_the_clients_mistake(router, chat_server, monkeypatch, field):
     with served(router, pool=pool_of(chat_server, monkeypatch)) as url:
-        answer = httpx.post(
+        answer = post(
             f"{url}/v1/chat/completions",
             content=b'{"model": "rph", ' + SAID + b", " + field + b"}",
             headers={"Content-Type": "application/json"},
@@ -493,11 +499,10 @@ def test_no_depth_is_our_fault(router, chat_server, monkeypatch):
             deep = b"[" * depth + b"]" * depth
             chat_server.raw["deep"] = (200, "application/json", b'{"x": %s}' % deep)
             for field in (b'"x": ' + deep, b'"lam": 0.5', b'"lam": ' + deep, b'"stream": ' + deep):
-                answer = httpx.post(
+                answer = post(
                     f"{url}/v1/chat/completions",
                     content=b'{"model": "rph", ' + SAID + b", " + field + b"}",
                     headers={"Content-Type": "application/json"},
-                    timeout=30,
                 )
                 found.add(answer.status_code)
     assert found == {200, 400, 502}
@@ -508,7 +513,7 @@ def test_no_depth_is_our_fault(router, chat_server, monkeypatch):
 
 def asked_for(url, **changes):
     body = {"model": "rph", "messages": ASKED, **changes}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
+    return post(f"{url}/v1/chat/completions", json=body)
 
 
 def test_an_upstreams_key_does_not_reach_clients(router, chat_server, monkeypatch):
@@ -632,7 +637,7 @@ def test_what_is_no_stream_is_not_passed_on_as_one(router, chat_server, monkeypa
 
 def test_without_upstreams_there_is_no_chat(router):
     with served(router) as url:
-        answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "rph", "messages": ASKED})
+        answer = post(f"{url}/v1/chat/completions", json={"model": "rph", "messages": ASKED})
         assert answer.status_code == 501 and "--upstreams" in error_of(answer)
 
 
@@ -746,7 +751,7 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path, chat_server, told)
         answer = client_of(url, "secret").chat.completions.create(model="rph", messages=ASKED)
         assert answer.model == "small"
         process.send_signal(told)
-        assert process.wait(30) == 0
+        assert process.wait(moments.PATIENCE) == 0
     finally:
         process.kill()
         process.stderr.close()
@@ -757,15 +762,13 @@ def test_scores_in_one_batch_are_those_of_each_request(router):
         answers = {}
 
         def ask(i):
-            answers[i] = httpx.post(
-                f"{url}/route", json={"queries": [f"number {i}"] * (i % 3 + 1)}, timeout=30
-            ).json()
+            answers[i] = post(f"{url}/route", json={"queries": [f"number {i}"] * (i % 3 + 1)}).json()
 
         asking = [threading.Thread(target=ask, args=[i]) for i in range(24)]
         for thread in asking:
             thread.start()
         for thread in asking:
-            thread.join(30)
+            thread.join(moments.PATIENCE)
     for i, answer in answers.items():
         wanted = router.scores([f"number {i}"] * (i % 3 + 1))
         found = np.array([[one["scores"][m] for m in toys.MODELS] for one in answer["routes"]], np.float32)

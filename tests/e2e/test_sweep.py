@@ -12,28 +12,40 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
-from tests import toys
+from rph_plugins.executors import processes
+from tests import moments, toys
 
 from rph.engine.store import Store
 
 FAULTS = ("", "raise", "segfault", "_exit", "hang", "eat", "")
 PROCESSES = ("--executor", "processes", "--workers", "2")
 TRIALS = 27  # of the toy router by the paper's protocol: 7 variants, then 5 of them with 4 more seeds
+ELO = 15  # of the router elo
 
 
 def grid(faults):
     return f"({','.join(f'Config(noise={i / 10}, fault={fault!r})' for i, fault in enumerate(faults))},)"
 
 
-class Sweep:
-    """`rph sweep` on the toy benchmark as a process, in a folder of its own, with a log of what was trained."""
+@pytest.fixture(autouse=True)
+def started():
+    """The processes of a test, which end with it."""
+    Sweep.started = []
+    yield
+    moments.end(Sweep.started)
 
-    def __init__(self, folder, routers="toy", more=PROCESSES, plugin=None, sleep=0.0):
+
+class Sweep:
+    """`rph sweep` on the toy benchmark as a process, in a folder of its own, with a log of what was trained and a gate
+    that each training of the toy router has to pass."""
+
+    def __init__(self, folder, routers="toy", more=PROCESSES, plugin=None):
         folder.mkdir(exist_ok=True)
-        self.home, self.log = folder / "home", folder / "log"
+        self.home, self.log, self.gate = folder / "home", folder / "log", moments.Gate(folder / "gate")
         self.log.touch()
         bench = folder / "bench"
         if not bench.exists():
@@ -53,23 +65,27 @@ class Sweep:
         self.environment = os.environ | {
             "RPH_HOME": str(self.home),
             "TOY_LOG": str(self.log),
-            "TOY_SLEEP": str(sleep),
+            "TOY_GATE": str(self.gate.folder),
         }
 
-    def start(self, *more, **options):
+    def start(self, *more, program=("-m", "rph"), **options):
         # A shell starts background jobs with SIGINT ignored, and what they start inherits that, but no handler.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        command = [sys.executable, "-m", "rph", "sweep", "--json", *self.arguments, *self.more, *more]
+        command = [sys.executable, *program, "sweep", "--json", *self.arguments, *self.more, *more]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         try:
-            return subprocess.Popen(command, env=self.environment, start_new_session=True, **pipes, **options)
+            process = subprocess.Popen(
+                command, env=self.environment, start_new_session=True, **pipes, **options
+            )
         finally:
             signal.signal(signal.SIGINT, before)
+        self.started.append(process)
+        return process
 
     def finish(self, *more, code=0, **options):
         """Run it to its end: the results, and what was said."""
         process = self.start(*more, **options)
-        output, error = process.communicate(timeout=300)
+        output, error = process.communicate(timeout=moments.PATIENCE)
         assert process.returncode == code, error
         return json.loads(output), error
 
@@ -100,26 +116,26 @@ class Sweep:
     def workers(self):
         return self.processes("spawn_main")
 
+    def ended(self):
+        """Wait for the end of all; nobody asks the workers of a driver that was killed to end."""
+        moments.until(lambda: not self.processes(), "all processes of the sweep end")
+
+    def both(self, process):
+        """The two workers and their trainings, once both stand at the gate."""
+        waiting = self.gate.waiting
+        moments.until(lambda: len(waiting()) == 2, "both workers train", process)
+        return waiting()
+
     def spools(self):
         return list((self.home / "spool").glob("*"))
 
     def sound(self):
         """Everything is in its place, and nothing was left behind."""
-        until(lambda: not self.processes(), seconds=5)
+        self.ended()
         store = Store(self.home / "store")
         problems = store.problems()
         store.close()
         return not problems and not self.spools() and not list((self.home / "store").rglob("*.npz.*"))
-
-
-def until(happened, process=None, seconds=60.0):
-    """Wait for it, but not for longer than the process lives."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        if process is not None and process.poll() is not None:
-            return
-        time.sleep(0.01)
 
 
 def without_times(cells):
@@ -167,33 +183,45 @@ def test_a_group_that_trains_together_gives_the_same_in_a_worker(tmp_path):
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_variants_that_end_or_hold_their_worker_fail_alone(tmp_path, together):
-    plugin = toys.write_plugin(tmp_path / "plugin.py", grid(FAULTS), together=together)
-    sweep = Sweep(tmp_path / "sweep", "toy,elo", plugin=plugin, more=["--trial-limit", "4", *PROCESSES])
-    (toy, elo), error = sweep.finish(code=1)
+def test_variants_that_end_or_hold_their_worker_fail_alone(rph, toy, tmp_path, monkeypatch, together):
+    toys.write_plugin(tmp_path / "sweep" / "plugin.py", grid(FAULTS), together=together)
+    limit = ["--trial-limit", moments.LIMIT]
+
+    def sweep(*more):
+        code, output, error = rph(
+            "sweep", "--json", *toy.arguments, "--routers", "toy,elo", *PROCESSES, *limit, *more
+        )
+        assert code == 1
+        return json.loads(output), error
+
+    def hung():
+        return toy.fits()["fit 0.4 hang 42"] and len(toy.rows()) == len(FAULTS) - 1 + ELO
+
+    monkeypatch.setattr(processes, "time", moments.Clock(hung))
+    (cell, elo), error = sweep()
     reasons = {
-        reason.split("fault=")[1].split()[0]: reason.split(": ", 1)[1] for reason in toy["failed_trials"]
+        reason.split("fault=")[1].split()[0]: reason.split(": ", 1)[1] for reason in cell["failed_trials"]
     }
     assert list(reasons) == list(FAULTS[1:-1])
     assert reasons["raise"] == "RuntimeError: this variant is broken in two lines"
     assert reasons["segfault"] == "its process died (signal 11, Segmentation fault)"
     assert reasons["_exit"] == "its process died (exit code 3)"
-    assert reasons["hang"] == "took longer than 4 s (--trial-limit)"
+    assert reasons["hang"] == "took longer than 3600 s (--trial-limit)"
     assert reasons["eat"].startswith("MemoryError: Unable to allocate 1.00 GiB")
     assert all(reason in error for reason in reasons.values())
     assert "2 cell(s) finished, 5 failure(s)" in error and "--retry-failed tries it again" in error
-    assert toy["variant"]["fault"] == "" and toy["trials"] == 2 + 2 * 4
+    assert cell["variant"]["fault"] == "" and cell["trials"] == 2 + 2 * 4
     assert elo["failed_trials"] == [] and elo["trials"] == 15
-    tries = sweep.fits()
+    tries = toy.fits()
     assert tries["fit 0.4 hang 42"] == 1 and tries["fit 0 _exit 42"] == 0
-    assert sweep.sound()
+    assert toy.sound()
 
     # It is told again in the same words and not run again, until that is asked for.
-    rows = sweep.rows()
-    again, told = sweep.finish(code=1)
-    assert without_times(again) == without_times([toy, elo])
+    rows = toy.rows()
+    again, told = sweep()
+    assert without_times(again) == without_times([cell, elo])
     assert all(reason in told for reason in reasons.values())
-    assert sweep.rows() == rows and sweep.fits() == tries
+    assert toy.rows() == rows and toy.fits() == tries
 
 
 # --- faults of the machine --------------------------------------------------------------------------
@@ -201,16 +229,22 @@ def test_variants_that_end_or_hold_their_worker_fail_alone(tmp_path, together):
 
 def test_workers_killed_in_the_middle_cost_no_result(tmp_path):
     expected, _ = Sweep(tmp_path / "whole").finish()
-    sweep = Sweep(tmp_path / "killed", plugin=tmp_path / "whole" / "plugin.py", sleep=0.15)
+    sweep = Sweep(tmp_path / "killed", plugin=tmp_path / "whole" / "plugin.py")
+    sweep.gate.close()
     process = sweep.start()
     chance = random.Random(20260607)
     for _ in range(3):
-        before = len(sweep.rows())
-        until(lambda before=before: len(sweep.rows()) > before + 2)  # so that no trial is hit twice
-        os.kill(chance.choice(sweep.workers()), signal.SIGKILL)
-    output, error = process.communicate(timeout=60)
+        both = sweep.both(process).items()
+        sweep.gate.kill(
+            chance.choice([worker for worker, fit in both if sweep.fits()[fit] == 1])
+        )  # none twice
+        for worker in sweep.both(process):
+            sweep.gate.let(worker)
+    sweep.gate.open()
+    output, error = process.communicate(timeout=moments.PATIENCE)
     assert process.returncode == 0, error
     assert without_times(json.loads(output)) == without_times(expected)
+    assert len(sweep.fits()) == TRIALS and sum(sweep.fits().values()) == TRIALS + 3
     assert {attempts for *_, attempts in sweep.rows().values()} == {1}
     assert sweep.sound()
 
@@ -219,24 +253,18 @@ def test_killed_at_twenty_random_moments_a_sweep_ends_as_if_nothing_had_happened
     plugin = toys.write_plugin(tmp_path / "plugin.py", grid([""] * 15))
     whole = Sweep(tmp_path / "whole", "toy,elo", plugin=plugin)
     expected, _ = whole.finish()
-    sweep = Sweep(tmp_path / "killed", "toy,elo", plugin=plugin, sleep=0.3)
+    sweep = Sweep(tmp_path / "killed", "toy,elo", plugin=plugin)
     chance = random.Random(20260607)
-    kills, finished = 0, {}
+    finished = {}
     for _ in range(20):
-        old = set(sweep.spools())
-        process = sweep.start()
-        # Most of the process's life is importing; wait for a sign of work, then for a random while.
-        until(lambda old=old: set(sweep.spools()) - old, process)
-        time.sleep(chance.uniform(0, 1.5))
-        process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        until(lambda: not sweep.processes(), seconds=10)  # the workers end with the driver
+        process = sweep.start(program=("-c", moments.DYING, str(chance.randrange(1, 85))))
+        assert process.wait(moments.PATIENCE) == -signal.SIGKILL
+        sweep.ended()  # the workers end with the driver
         process.communicate()
         now = sweep.rows()
         assert finished.items() <= now.items()  # nothing finished is lost or done again
         finished = now
-    assert kills >= 15, "the sweep ended too soon for this test to mean anything"
-    sweep.environment["TOY_SLEEP"] = "0"
+    assert len(finished) > 7, "the kills came too soon to meet more than the first trials"
     results, _ = sweep.finish()
     assert without_times(results) == without_times(expected)
     assert sweep.rows() == whole.rows() and {attempts for *_, attempts in sweep.rows().values()} == {1}
@@ -247,39 +275,46 @@ def test_a_worker_in_the_middle_of_a_long_training_ends_with_its_driver(tmp_path
     plugin = toys.write_plugin(tmp_path / "plugin.py", grid(["hang"]))
     sweep = Sweep(tmp_path / "sweep", plugin=plugin)
     process = sweep.start()
-    until(sweep.fits, process)
+    moments.until(sweep.fits, "the training that hangs begins", process)
     process.kill()
     process.wait()
-    until(lambda: not sweep.processes(), seconds=10)
+    sweep.ended()
     process.communicate()
 
 
 @pytest.mark.parametrize("moment", ["starting", "training"])
 def test_ctrl_c_ends_driver_and_workers_soon_and_keeps_what_is_finished(tmp_path, moment):
-    sweep = Sweep(tmp_path / "sweep", sleep=0.3)
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.gate.close()  # no training ends by itself: who would wait for one would wait for ever
     process = sweep.start()
     if moment == "starting":
-        until(lambda: len(sweep.workers()) == 2, process)
+        moments.until(lambda: len(sweep.workers()) == 2, "two workers start", process)
     else:
-        until(lambda: len(sweep.rows()) >= 3, process)
+        sweep.gate.let_through(3, process)
+        moments.until(lambda: len(sweep.rows()) == 3, "three trials are stored", process)
+        sweep.both(process)
     os.killpg(process.pid, signal.SIGINT)
-    output, error = process.communicate(timeout=5)
+    output, error = process.communicate(timeout=moments.PATIENCE)
     assert process.returncode == 1 and output == ""
     assert "stopped by Ctrl-C" in error and "continues" in error and "Traceback" not in error
     assert sweep.sound()
     finished = sweep.rows()
-    assert len(finished) >= (0 if moment == "starting" else 3)
-    sweep.environment["TOY_SLEEP"] = "0"
+    assert len(finished) == (0 if moment == "starting" else 3)
+    sweep.gate.open()
     ((cell,), _) = sweep.finish()
     assert cell["trials"] == TRIALS and finished.items() <= sweep.rows().items()
 
 
 def test_two_sweeps_on_one_store_share_the_work_and_agree(tmp_path):
-    sweep = Sweep(tmp_path / "sweep", "toy,elo,kmeans", sleep=0.05)
-    processes = [sweep.start(), sweep.start()]
+    sweep = Sweep(tmp_path / "sweep", "toy,elo,kmeans")
+    sweep.gate.close()
+    running = [sweep.start(), sweep.start()]
+    # One is held at its first trials, and the other goes on to the cells that are free.
+    moments.until(lambda: len(sweep.rows()) >= ELO, "the second sweep finishes a cell beside the first")
+    sweep.gate.open()
     results = []
-    for process in processes:
-        output, error = process.communicate(timeout=120)
+    for process in running:
+        output, error = process.communicate(timeout=moments.PATIENCE)
         assert process.returncode == 0, error
         results.append(json.loads(output))
     assert without_times(results[0]) == without_times(results[1]) and len(results[0]) == 3
@@ -302,7 +337,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_counts(tmp_path, more, doi
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
     process = sweep.start("--protocol", "smoke", preexec_fn=narrow)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=moments.PATIENCE)
     assert process.returncode == 1, error
     assert "no room to write" in error and doing in error and "Traceback" not in error
     assert sweep.rows() == {} and sweep.sound()
@@ -325,7 +360,7 @@ def test_folders_that_cannot_be_written_are_told(tmp_path):
             if os.access(folder, os.W_OK):
                 pytest.skip("this user may write everywhere")
             process = sweep.start("--protocol", "quick", "--out", tmp_path / "out")
-            _, error = process.communicate(timeout=60)
+            _, error = process.communicate(timeout=moments.PATIENCE)
             assert process.returncode == 1, error
             assert "cannot be" in error and "fix: make" in error and "Traceback" not in error
         finally:
@@ -340,8 +375,9 @@ def test_folders_that_cannot_be_written_are_told(tmp_path):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A sweep whose arguments, store and log are used in this process."""
+    resource_tracker.ensure_running()  # it stays as long as this process: it must not count as one of the sweep's
     sweep = Sweep(tmp_path / "sweep", more=["--executor", "local"])
-    for name in ("RPH_HOME", "TOY_LOG", "TOY_SLEEP"):
+    for name in ("RPH_HOME", "TOY_LOG", "TOY_GATE"):
         monkeypatch.setenv(name, sweep.environment[name])
     return sweep
 
@@ -433,7 +469,7 @@ def test_what_an_executor_cannot_do_is_refused(rph, toy, more):
     assert code == 2 and ("--executor processes" in error or "did you mean 'processes'" in error)
 
 
-@pytest.mark.parametrize("more", [["--executor", "local"], [*PROCESSES, "--trial-limit", "60"]])
+@pytest.mark.parametrize("more", [["--executor", "local"], [*PROCESSES, "--trial-limit", "3600"]])
 def test_a_clock_that_runs_back_changes_nothing_but_when_trials_were_finished(
     rph, toy, tmp_path, monkeypatch, more
 ):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 import warnings
 from collections import Counter
@@ -16,24 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import moments, toys
 
-from rph import EncoderCard, EncoderSpec, RoutingDataset, RphError, Split, UsageError
+from rph import EncoderSpec, RoutingDataset, RphError, Split, UsageError
 from rph.encoding import cache as embed
 
-CARD = EncoderCard(
-    name="tiny",
-    title="a test's encoder",
-    hf_id="",
-    revision="",
-    dim=4,
-    pooling="mean",
-    normalise=False,
-    prefix="",
-    max_tokens=None,
-    dtype="float32",
-    licence="MIT",
-    citation="",
-)
+CARD = toys.encoder_card(name="tiny", dim=4, pooling="mean", normalise=False)
 
 
 def split(name, queries):
@@ -408,7 +395,7 @@ def test_an_encoders_exception_is_passed_on_with_its_message():
 
     with pytest.raises(RphError, match="encoder 'tiny' failed while it encoded 8 queries") as raised:
         made(dataset(), Returning(fail))
-    assert raised.value.why.startswith("ValueError: no such layer (test_embed.py:")
+    assert raised.value.why.startswith("ValueError: no such layer (test_cache.py:")
     assert isinstance(raised.value.__cause__, ValueError)
 
 
@@ -488,13 +475,15 @@ def test_an_encoder_that_learns_nothing_is_never_fitted():
 # --- kills, races and a full disk: real processes ----------------------------------------------------
 
 CHILD = """
-import os, signal, sys, time
-sys.path.insert(0, {here!r})
+import os, signal, sys
+sys.path[:0] = {folders!r}
 import numpy as np
-import test_embed as here
-from rph import disk, embed
+import test_cache as here
+from rph import disk
+from rph.encoding import cache
+from tests import moments
 
-embed.CHUNK, embed.ROWS = 8, 16
+cache.CHUNK, cache.ROWS = 8, 16
 log, moment = sys.argv[1], sys.argv[2]
 dim = 64 if moment == "full" else 4  # wide: the rows outgrow the journal
 
@@ -509,32 +498,34 @@ class Counting(here.Tiny):
         self.encoded += texts
         if moment == "encoding" and len(self.encoded) >= int(sys.argv[3]):
             die()
-        if moment == "slowly":
-            time.sleep(float(sys.argv[3]))
+        if moment == "held":
+            moments.pass_gate(sys.argv[3], "encode")
         return np.stack([here.vector(text, dim) for text in texts])
 
-append, checksum = embed._append, disk.sha256_file
+append, checksum = cache._append, disk.sha256_file
 if moment == "before the journal":
-    embed._append = lambda path, content: die() if path.suffix == ".jsonl" and os.path.getsize(path) > 500 else append(path, content)
+    cache._append = lambda path, content: die() if path.suffix == ".jsonl" and os.path.getsize(path) > 500 else append(path, content)
 if moment == "half a line":
     def half(path, content):
         if path.suffix == ".jsonl" and os.path.getsize(path) > 500:
             append(path, content[:20])
             die()
         append(path, content)
-    embed._append = half
+    cache._append = half
 if moment == "half the rows":
     def half(path, content):
         if path.suffix == ".f32" and os.path.getsize(path) > 200:
             append(path, content[:50])
             die()
         append(path, content)
-    embed._append = half
+    cache._append = half
 if moment == "publishing":
     disk.sha256_file = lambda path: die()
 if moment == "full":
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+if moment == "held":
+    moments.pass_gate(sys.argv[3], "begin")
 try:
     got = here.made(here.dataset(), Counting(), here.replace(here.CARD, dim=dim))
 except here.RphError as error:
@@ -543,11 +534,30 @@ print(got.cached)
 """
 
 
-def child(log, moment="never", *more, **popen):
-    command = [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parent)), str(log), moment]
-    return subprocess.Popen(
-        [*command, *map(str, more)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
-    )
+FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def started():
+    """The processes of a test, which end with it."""
+    yield
+    moments.end(STARTED)
+    STARTED.clear()
+
+
+def child(log, moment="never", *more):
+    command = [sys.executable, "-c", CHILD.format(folders=FOLDERS), str(log), moment, *map(str, more)]
+    STARTED.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return STARTED[-1]
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Closed: a child comes to it before it begins, and then in the middle of each chunk of 8 texts."""
+    gate = moments.Gate(tmp_path / "gate")
+    gate.close()
+    return gate
 
 
 def uninterrupted(monkeypatch, tmp_path):
@@ -586,19 +596,17 @@ def test_a_killed_process_is_continued_after_its_last_finished_chunk(
     assert leftovers == [f"{got.key}.lock"]
 
 
-def test_a_process_killed_again_and_again_from_outside_still_arrives(tmp_path, monkeypatch):
+def test_a_process_killed_again_and_again_from_outside_still_arrives(tmp_path, monkeypatch, gate):
     log = tmp_path / "log"
-    for kills in range(1, 4):
-        process = child(log, "slowly", 0.1)
-        while not log.exists() or len(log.read_text().splitlines()) < 16 * kills:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
+    for _ in range(3):
+        process = child(log, "held", gate.folder)
+        gate.let_through(1 + 2, process)  # it begins, and makes two chunks
+        gate.kill(gate.next(process))  # in its third chunk
         process.communicate()
     got = made(dataset())
     assert (got.path / "embeddings.npy").read_bytes() == uninterrupted(monkeypatch, tmp_path)
     times = Counter(log.read_text().splitlines())
-    assert sum(times.values()) <= 60 + 3 * 8  # each kill costs at most the chunk in hand
+    assert len(times) == 7 * 8 and sum(times.values()) == (2 + 1) * 3 * 8  # each kill costs the chunk in hand
 
 
 def interrupted(tmp_path):
@@ -649,9 +657,15 @@ def test_rows_of_other_library_versions_are_not_mixed_in(monkeypatch):
     assert len(encoder.encoded) == 60
 
 
-def test_of_two_processes_one_encodes_and_the_other_reads_its_entry(tmp_path):
+def test_of_two_processes_one_encodes_and_the_other_reads_its_entry(tmp_path, gate):
     log = tmp_path / "log"
-    both = [child(log, "slowly", 0.1), child(log, "slowly", 0.1)]
+    both = [child(log, "held", gate.folder) for _ in range(2)]
+    for process in moments.until(
+        lambda: len(gate.waiting()) == 2 and gate.waiting(), "both are about to begin"
+    ):
+        gate.let(process)
+    gate.next()  # one of them encodes
+    gate.open()
     outputs = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sorted(out.strip() for out, _ in outputs) == ["False", "True"]
@@ -659,12 +673,10 @@ def test_of_two_processes_one_encodes_and_the_other_reads_its_entry(tmp_path):
     assert len(times) == 60 and set(times.values()) == {1}
 
 
-def test_who_waits_hears_of_the_others_progress_and_takes_over_when_it_dies(tmp_path):
-    log = tmp_path / "log"
-    other = child(log, "slowly", 1.0)
-    while not log.exists() or len(log.read_text().splitlines()) < 9:
-        assert other.poll() is None
-        time.sleep(0.01)
+def test_who_waits_hears_of_the_others_progress_and_takes_over_when_it_dies(tmp_path, gate):
+    other = child(tmp_path / "log", "held", gate.folder)
+    gate.let_through(1 + 1, other)
+    gate.next(other)  # it is in its second chunk
     seen = []
 
     def progress(done, total):
@@ -674,8 +686,7 @@ def test_who_waits_hears_of_the_others_progress_and_takes_over_when_it_dies(tmp_
     encoder = Tiny()
     got = made(dataset(), encoder, progress=progress)
     other.communicate()
-    assert 0 < seen[0] < 60
-    assert 0 < len(encoder.encoded) < 60
+    assert seen[0] == 8 and len(encoder.encoded) == 52
     assert np.array_equal(got.val, expected(dataset().val.queries))
 
 

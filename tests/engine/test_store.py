@@ -13,10 +13,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from filelock import FileLock
+from rph.results.cell.outcomes import Failed, Scored
+from tests.moments import PATIENCE
 
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
-from rph.results.outcomes import Failed, Scored
 
 
 def identity(seed=0, cell="cell"):
@@ -214,13 +215,15 @@ def run_python(code, *arguments, **options):
 
 
 WRITER = """
+    import itertools
     import sys
     import numpy as np
     from pathlib import Path
-    from rph.engine.store import Identity, Scored, Store
+    from rph.engine.store import Identity, Store
+    from rph.results.cell.outcomes import Scored
     store = Store(Path(sys.argv[1]))
     n = int(sys.argv[2])
-    for seed in range(1000):
+    for seed in itertools.count():
         scores = np.full((50, 4), seed, np.float32)
         print(seed, flush=True)
         store.put([(Identity(cell="c", decided_by={"process": n, "seed": seed}),
@@ -234,7 +237,7 @@ def test_a_killed_writer_leaves_a_sound_store(tmp_path):
         for _ in range(after):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         process.stdout.close()
         process.stderr.close()
         store = Store(tmp_path)
@@ -246,10 +249,10 @@ def test_a_killed_writer_leaves_a_sound_store(tmp_path):
 
 
 def test_two_processes_write_to_one_store(tmp_path):
-    code = WRITER.replace("range(1000)", "range(25)")
+    code = WRITER.replace("itertools.count()", "range(25)")
     processes = [run_python(code, tmp_path, n) for n in range(2)]
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, error
     store = Store(tmp_path)
     assert store.counts()["done"] == 50
@@ -271,7 +274,7 @@ def test_processes_that_open_a_new_store_at_once_take_turns(tmp_path):
         assert process.stdout.readline() == "opening\n"
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
-    output, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=PATIENCE)
     assert output == "open\n", error
 
 
@@ -287,7 +290,7 @@ def test_a_cell_is_held_by_one_process_until_it_lets_go_or_dies(tmp_path):
     """
     held = store.hold("cell", seconds=0)
     assert store.hold("another", seconds=0) is not None
-    output, _ = run_python(other, tmp_path, 0.1, stdin=subprocess.PIPE).communicate(timeout=60)
+    output, _ = run_python(other, tmp_path, 0.1, stdin=subprocess.PIPE).communicate(timeout=PATIENCE)
     assert output == "taken\n"
     held.release()
     process = run_python(other, tmp_path, 0.1, stdin=subprocess.PIPE)
@@ -295,7 +298,7 @@ def test_a_cell_is_held_by_one_process_until_it_lets_go_or_dies(tmp_path):
     assert store.hold("cell", seconds=0.1) is None
     process.kill()
     process.communicate()
-    assert store.hold("cell", seconds=10) is not None
+    assert store.hold("cell", seconds=PATIENCE) is not None
 
 
 def test_the_store_knows_how_a_trial_failed_how_many_are_done_and_how_long_they_took(tmp_path):
@@ -337,7 +340,8 @@ def test_no_room_is_said_and_nothing_half_written_counts(tmp_path):
         import numpy as np
         from pathlib import Path
         from rph.errors import RphError
-        from rph.engine.store import Identity, Scored, Store
+        from rph.engine.store import Identity, Store
+        from rph.results.cell.outcomes import Scored
         store = Store(Path(sys.argv[1]))
         big = np.zeros((100_000, 4), np.float32)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -348,7 +352,7 @@ def test_no_room_is_said_and_nothing_half_written_counts(tmp_path):
             sys.exit(error.exit_code)
     """
     process = run_python(code, tmp_path)
-    output, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, error
     assert "no room to write" in output and "free some space" in output
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

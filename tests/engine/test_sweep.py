@@ -8,19 +8,20 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from rph.results.cell.outcomes import Failed, Scored
 from rph_plugins.executors import processes
 from rph_plugins.executors.local import Local
 from rph_plugins.executors.processes import Processes
-from tests import toys
+from tests import moments, toys
 
 from rph.api import Labelled, Queries, Trial
 from rph.engine import executors, trials
@@ -29,7 +30,6 @@ from rph.engine.inputs import Inputs, Texts, with_shared_texts
 from rph.engine.sweep import TRIES, Driver
 from rph.errors import RphError
 from rph.registry import installed
-from rph.results.outcomes import Failed, Scored
 
 DEAD, SLOW = Lost(reason="it died\nof\tsomething"), Lost(reason="took too long", final=True)
 
@@ -379,10 +379,14 @@ def test_a_parcel_is_small_and_gives_the_trials_own_outcomes_in_its_order(toy):
         assert same(outcome, alone)
 
 
-def test_a_parcel_for_other_code_than_is_here_is_refused(toy):
+def test_a_parcel_for_other_software_than_is_here_is_refused(toy):
     parcel = executors.pack(Task(router=toy, trials=(Trial(variant=toy.spec.grid[0], seed=1),), inputs="a"))
-    with pytest.raises(RphError, match=r"toy: its code .* is not what the sweep began with"):
-        executors.perform(replace(parcel, code="other"), inputs())
+    packages = {**parcel.software.packages, "numpy": "1.0", "jax": "2"}
+    other = replace(parcel.software, router="other", packages=packages)
+    with pytest.raises(
+        RphError, match=r"toy: .* has another jax and numpy and code of the router than the sweep"
+    ):
+        executors.perform(replace(parcel, software=other), inputs())
 
 
 def test_sys_exit_in_a_router_is_its_failure_and_no_reason_has_two_lines(tmp_path):
@@ -406,13 +410,15 @@ def collect(executor, tasks, before=()):
     for task in tasks:
         executor.submit(task)
     found = {}
-    deadline = time.monotonic() + 60
-    while len(found) < sum(len(task.trials) for task in [*before, *tasks]):
-        assert time.monotonic() < deadline
+
+    def all_back():
         for task, outcome in executor.wait(1.0):
             pairs = [(t, outcome) for t in task.trials] if isinstance(outcome, Lost) else outcome
             assert not found.keys() & dict(pairs).keys()
-            found |= dict(pairs)
+            found.update(pairs)
+        return len(found) == sum(len(task.trials) for task in [*before, *tasks])
+
+    moments.until(all_back, "all tasks come back")
     return found
 
 
@@ -478,20 +484,27 @@ def test_a_share_that_failed_half_way_can_be_tried_again(tmp_path):
 
 
 def test_two_sweeps_that_begin_at_once_leave_each_others_folder_alone(monkeypatch):
-    made, original, removed = threading.Event(), tempfile.mkdtemp, []
+    asked, removed = [], []
+    made, acquire, original = threading.Event(), FileLock.acquire, tempfile.mkdtemp
+
+    def told(lock, *arguments, **more):
+        asked.append(lock.lock_file)
+        return acquire(lock, *arguments, **more)
 
     def slow(**where):
-        folder = original(**where)
-        made.set()
-        time.sleep(0.3)  # another sweep looks for folders of the dead, and this one is not locked yet
+        folder = original(**where)  # it is not locked yet
+        if not made.is_set():
+            made.set()
+            moments.until(lambda: len(asked) == 2, "the second sweep comes to a lock")
         return folder
 
+    monkeypatch.setattr(FileLock, "acquire", told)
     monkeypatch.setattr(tempfile, "mkdtemp", slow)
     monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: removed.append(folder))
     first = []
     thread = threading.Thread(target=lambda: first.append(Processes(1, None)))
     thread.start()
-    assert made.wait(10)
+    assert made.wait(moments.PATIENCE)
     second = Processes(1, None)
     thread.join()
     assert removed == []
@@ -499,19 +512,27 @@ def test_two_sweeps_that_begin_at_once_leave_each_others_folder_alone(monkeypatc
         executor.close()
 
 
-def test_each_end_of_a_worker_is_told_apart_and_the_next_takes_its_place(tmp_path, start):
+def test_each_end_of_a_worker_is_told_apart_and_the_next_takes_its_place(tmp_path, start, monkeypatch):
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.setenv("TOY_LOG", str(log))
     faults = ("", "segfault", "_exit", "raise", "hang", "exit", "")
     grid = f"({','.join(f'Config(noise={i}, fault={fault!r})' for i, fault in enumerate(faults))},)"
     plugin = router(tmp_path, grid)
-    found = collect(start(1, 1.0), tasks(plugin))
+    executor, given = start(1, moments.LIMIT), tasks(plugin)
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "time", moments.Clock(lambda: "hang" in log.read_text()))
+        found = collect(executor, given[:5])  # up to the one that hangs
+    found |= collect(executor, given[5:])
     outcomes = [found[trial] for trial in grid_of(plugin)]
     assert [type(outcome) for outcome in outcomes] == [Scored, Lost, Lost, Failed, Lost, Failed, Scored]
     assert outcomes[1] == Lost(reason="its process died (signal 11, Segmentation fault)")
     assert outcomes[2] == Lost(reason="its process died (exit code 3)")
-    assert outcomes[4] == Lost(reason="took longer than 1 s (--trial-limit)", final=True)
+    assert outcomes[4] == Lost(reason="took longer than 3600 s (--trial-limit)", final=True)
 
 
 def test_the_limit_of_a_group_grows_with_it(tmp_path, start):
+    # This time really passes, and no trial has to be faster.
     plugin = router(tmp_path, '(Config(fault="hang"), Config(noise=1.0), Config(noise=2.0))', together=True)
     task = Task(router=plugin, trials=tuple(grid_of(plugin)), inputs="a")
     found = collect(start(1, 0.25), [task])
@@ -545,12 +566,16 @@ def test_workers_killed_while_they_have_nothing_to_do_cost_nothing(toy, start, a
     assert all(isinstance(outcome, Scored) for outcome in collect(executor, tasks(toy)).values())
 
 
-def test_a_worker_killed_while_it_starts_loses_its_task_once(toy, start):
+def test_a_worker_killed_while_it_starts_loses_its_task_once(toy, tmp_path, start, monkeypatch):
+    gate = moments.Gate(tmp_path / "gate")
+    gate.close()  # the task is not done before the kill, whoever sleeps meanwhile
+    monkeypatch.setenv("TOY_GATE", str(gate.folder))
     executor = start(1, None)
     first, second = tasks(toy)[:2]
     executor.submit(first)
     (starting,) = multiprocessing.active_children()
     starting.kill()
+    gate.open()
     found = collect(executor, [second], before=[first])
     assert found[first.trials[0]] == Lost(reason="its process died (signal 9, Killed)")
     assert isinstance(found[second.trials[0]], Scored)
@@ -566,14 +591,10 @@ def test_a_worker_killed_in_the_middle_of_its_answer_stands_in_no_others_way(toy
         one, other = tasks(toy)[:2]
         executor.submit(one)
         (worker,) = executor._workers
-        deadline = time.monotonic() + 60
-        while not (worker.ready and worker.pipe.poll()):  # it has begun to answer
-            assert time.monotonic() < deadline
-            if not worker.ready:
-                executor.wait(0.1)
-            time.sleep(0.01)
+        moments.until(lambda: executor.wait(1.0) == [] and worker.ready, "the worker is ready")
+        moments.until(worker.pipe.poll, "it begins to answer")
         os.kill(worker.process.pid, signal.SIGKILL)
-        ((task, outcome),) = executor.wait(10.0)
+        ((task, outcome),) = executor.wait(moments.PATIENCE)
         assert task is one and outcome == Lost(reason="its process died (signal 9, Killed)")
         assert all(isinstance(outcome, Scored) for outcome in collect(executor, [other, one]).values())
     finally:

@@ -6,31 +6,18 @@ from itertools import product
 import numpy as np
 import pytest
 from rph_plugins.routers import avengers_pro
+from tests import routers, worlds
+from tests.worlds import grouped, labelled, planted, unrelated
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Queries, Trial, UsageError
 from rph.registry import installed
 from rph.results.metrics import route
+from rph.training import clusters
 
 Config = avengers_pro.Config
 NAN = np.nan
 
-
-def labelled(X, Y, C=None):
-    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
-
-
-def world(n=600, d=8, K=4, groups=6, missing=0.0, seed=0):
-    """Queries of a few groups; in each group the models have accuracies of their own."""
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, groups, n)
-    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
-    P = np.random.default_rng(98).random((groups, K))[group]
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
-
-
-TRAIN, VAL, TEST = world(), world(200, seed=1), world(300, seed=2)
+TRAIN, VAL, TEST = grouped(), grouped(200, seed=1), grouped(300, seed=2)
 RULES = ["scores", "ranks"]
 
 
@@ -200,24 +187,15 @@ def test_there_is_at_most_one_cluster_per_twenty_queries(rows, clusters):
 
 
 def test_two_planted_specialists_each_get_their_own_queries():
-    def planted(n, seed, missing=0.0, copies=1):
-        rng = np.random.default_rng(seed)
-        side = rng.integers(0, 2, n)
-        X = rng.normal(size=(n, 32)) * 0.1
-        X[:, 0] += 1 - 2 * side
-        P = np.array([[0.95, 0.05], [0.05, 0.95], *[[0.5, 0.5]] * copies]).T[side]
-        Y = (rng.random(P.shape) < P).astype("f4")
-        Y[rng.random(Y.shape) < missing] = NAN
-        return labelled(X.astype("f4"), Y), side
-
-    for seed, scoring, missing, copies in [
+    for seed, scoring, missing, guessing in [
         (0, "scores", 0.0, 1),
         (1, "ranks", 0.4, 1),
         (1, "scores", 0.4, 20),
     ]:
-        train, test = planted(2000, seed, missing, copies), planted(1000, seed + 10, copies=copies)
-        found = scores(test[0], train=train[0], clusters=30, top=4, scoring=scoring, seed=seed)
-        assert (found.argmax(axis=1) == test[1]).mean() >= 0.98
+        train, _ = planted(2000, seed, 2 + guessing, missing, noise=0.1)
+        test, specialist = planted(1000, seed + 10, 2 + guessing, noise=0.1)
+        found = scores(test, train=train, clusters=30, top=4, scoring=scoring, seed=seed)
+        assert (found.argmax(axis=1) == specialist).mean() >= 0.98
 
 
 # --- fitting many at once -----------------------------------------------------------------------------
@@ -225,19 +203,16 @@ def test_two_planted_specialists_each_get_their_own_queries():
 
 def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
     trials = [Trial(variant=v, seed=seed) for seed in (42, 7) for v in avengers_pro.GRID[::2]]
-    together = avengers_pro.fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    assert len(together) == len(trials)
-    for trial, found in zip(trials, together, strict=True):
-        router = avengers_pro.AvengersProRouter()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert np.array_equal(found, router.scores(TEST))
+    for _, found, alone in routers.fitted_both_ways(avengers_pro.register_router(), TRAIN, VAL, trials, TEST):
+        assert np.array_equal(found, alone)
 
 
 def test_variants_of_equal_seed_and_number_of_clusters_share_one_clustering(monkeypatch):
-    calls, once = [], avengers_pro.kmeans
-    monkeypatch.setattr(avengers_pro, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
+    calls, once = [], clusters.kmeans
+    monkeypatch.setattr(clusters, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
     configs = [Config(20), Config(20, 1), Config(20, 4, "ranks"), Config(30), Config(60)]  # the cap is 30
-    avengers_pro.fit_many(TRAIN, VAL, [Trial(variant=c, seed=s) for s in (1, 2) for c in configs], "cpu")
+    trials = [Trial(variant=c, seed=s) for s in (1, 2) for c in configs]
+    avengers_pro.register_router().fit_many(TRAIN, VAL, trials, "cpu")
     assert calls == [20, 30] * 2
 
 
@@ -247,54 +222,38 @@ def test_variants_of_equal_seed_and_number_of_clusters_share_one_clustering(monk
 @pytest.mark.parametrize("scoring", RULES)
 def test_permuting_the_models_permutes_the_scores(scoring):
     order = [2, 0, 3, 1]
-    permuted = labelled(TRAIN.X, np.ascontiguousarray(TRAIN.Y[:, order]))
-    assert np.array_equal(scores(train=permuted, scoring=scoring), scores(scoring=scoring)[:, order])
+    train = worlds.reordered(TRAIN, order)
+    assert np.array_equal(scores(train=train, scoring=scoring), scores(scoring=scoring)[:, order])
 
 
 @pytest.mark.parametrize("scoring", RULES)
 def test_scores_do_not_depend_on_batch_or_order(scoring):
-    router, order = fit(scoring=scoring), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(40)]
-    assert np.array_equal(np.concatenate(one_by_one), whole[:40])
-    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
-    assert np.array_equal(shuffled, whole[order])
+    router = fit(scoring=scoring)
+    routers.check_batch_and_order(router, TEST, 40)
     assert router.scores(Queries(X=TEST.X[:0], texts=[])).shape == (0, 4)
 
 
 def test_test_labels_val_labels_and_costs_are_never_read():
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
-    costs = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
-    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
+    assert np.array_equal(scores(worlds.poisoned(worlds.without_labels(TEST))), scores())
+    costs = worlds.poisoned(TRAIN)
+    blind = worlds.without_labels(VAL)
     assert np.array_equal(scores(train=costs, val=blind), scores())
 
 
 def test_a_model_that_is_always_right_ranks_first():
-    Y = TRAIN.Y.copy()
-    Y[:, 2] = 1
     for scoring in RULES:
-        found = scores(train=labelled(TRAIN.X, Y), scoring=scoring)
+        found = scores(train=worlds.always_right(TRAIN), scoring=scoring)
         assert found[:, 2] == pytest.approx(1) and (found.argmax(axis=1) == 2).all()
 
 
 def test_labels_that_have_nothing_to_do_with_queries_give_about_the_best_single_model():
-    rng, p = np.random.default_rng(3), [0.4, 0.5, 0.6, 0.7]
-
-    def independent(n):
-        return labelled(rng.normal(size=(n, 8)).astype("f4"), (rng.random((n, 4)) < p).astype("f4"))
-
-    train, test = independent(2000), independent(2000)
-    chosen = test.Y[np.arange(2000), scores(test, train=train).argmax(axis=1)]
-    standard_error = np.sqrt(0.7 * 0.3 / 2000)
-    assert chosen.mean() > test.Y[:, 3].mean() - 2 * standard_error
+    train, test = unrelated(2000, seed=3), unrelated(2000, seed=4)
+    routers.check_near_best_single(scores(test, train=train), test)
 
 
 def test_it_beats_the_best_single_model_where_groups_differ():
-    best = TRAIN.Y.mean(axis=0).argmax()
     for scoring in RULES:
-        found = scores(top=2, scoring=scoring)
-        assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+        routers.check_beats_best_single(scores(top=2, scoring=scoring), TRAIN, TEST)
 
 
 def test_a_model_never_run_stands_where_the_mean_of_the_pool_does():
@@ -308,7 +267,7 @@ def test_a_model_never_run_stands_where_the_mean_of_the_pool_does():
 
 
 def test_with_most_labels_missing_only_the_observed_ones_count():
-    sparse = world(missing=0.6)
+    sparse = grouped(missing=0.6)
     router = fit(train=sparse, shrinkage=0.0, top=1)
     found = router.scores(sparse)
     cluster = similarities(sparse, router)[0].argmax(axis=1)
@@ -316,15 +275,12 @@ def test_with_most_labels_missing_only_the_observed_ones_count():
         a = np.nanmean(sparse.Y[cluster == c], axis=0)
         expected = (a - a.min()) / (a.max() - a.min())
         assert found[cluster == c][0] == pytest.approx(expected, abs=1e-5)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(sparse.Y)] = 0xFFC12345  # a NaN all the same
-    train = labelled(sparse.X, other_nan)
-    assert np.array_equal(scores(sparse, train=train, shrinkage=0.0, top=1), found)
+    assert np.array_equal(scores(sparse, train=worlds.with_other_nans(sparse), shrinkage=0.0, top=1), found)
 
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_constant_embeddings_give_one_cluster_and_constant_scores():
@@ -336,10 +292,8 @@ def test_constant_embeddings_give_one_cluster_and_constant_scores():
 @pytest.mark.parametrize("scoring", RULES)
 def test_a_router_from_its_state_gives_the_same_scores(scoring):
     router = fit(scoring=scoring)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) and value.dtype.kind == "f" for value in state.values())
-    again = avengers_pro.AvengersProRouter.from_state(state, variant=router.variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    state = routers.check_state(router, router.variant, TEST)
+    assert all(value.dtype.kind == "f" for value in state.values())
 
 
 MUTATIONS = [

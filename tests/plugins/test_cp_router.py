@@ -23,6 +23,7 @@ from rph_plugins.routers.cp_router import (
     sizes,
     trust,
 )
+from tests import routers, worlds
 from tests.worlds import as_queries, labelled, world
 
 from rph import Trial, UsageError
@@ -378,48 +379,35 @@ def test_it_beats_the_best_single_model_where_queries_tell(form):
 
 
 def test_fitting_many_equals_fitting_one_by_one():
-    train, val, queries = TRAIN, VAL, TEST
     trials = [Trial(variant=replace(v, hidden=v.hidden and (16,)), seed=s) for s in (1, 2) for v in GRID]
-    together = SPEC.fit_many(train, val, trials, "cpu").scores(queries)
-    for trial, found in list(zip(trials, together, strict=True))[::2]:
-        alone = scores(trial.variant, queries, train=train, val=val, seed=trial.seed)
+    for _, found, alone in routers.fitted_both_ways(SPEC, TRAIN, VAL, trials, TEST, every=2):
         assert found == pytest.approx(alone, abs=1e-4)
 
 
 @each_kind
 def test_a_router_from_its_state_gives_the_same_scores(variant):
-    router = fitted(variant)
-    again = CpRouter.from_state(router.state(), variant=variant, device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(fitted(variant), variant, TEST)
 
 
 @each_kind
 def test_permuting_the_models_permutes_the_scores(variant):
     order = [2, 0, 3, 1]
-    train, val = (labelled(s.X, s.Y[:, order]) for s in (TRAIN, VAL))
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     assert scores(variant, train=train, val=val) == pytest.approx(scores(variant)[:, order], abs=1e-3)
 
 
 @each_kind
 def test_scores_do_not_depend_on_batch_or_order(variant):
-    router, order = fitted(variant), np.random.default_rng(0).permutation(400)
-    whole = router.scores(TRAIN)  # the calibration slice too
-    one_by_one = [router.scores(as_queries(TRAIN.X[i : i + 1])) for i in range(400)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole, abs=1e-6)
-    assert router.scores(as_queries(TRAIN.X[order])) == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fitted(variant), TRAIN, 400, abs=1e-6)  # the calibration slice too
 
 
 @each_kind
 def test_what_stands_where_a_label_is_missing_changes_nothing(variant):
     sparse = told(400, 100)
     sparse.Y[np.random.default_rng(2).random(sparse.Y.shape) < 0.6] = NAN
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
     found = scores(variant, train=sparse)
-    assert np.isfinite(found).all() and np.array_equal(
-        scores(variant, train=labelled(sparse.X, other_nan)), found
-    )
+    assert np.isfinite(found).all()
+    assert np.array_equal(scores(variant, train=worlds.with_other_nans(sparse)), found)
 
 
 @each_form
@@ -442,14 +430,15 @@ def test_a_pool_that_is_always_wrong_is_scored_all_the_same(form):
 
 
 def test_costs_and_labels_of_the_queries_are_never_read():
-    poison = np.full_like(TRAIN.Y, NAN)
-    assert np.array_equal(scores(queries=labelled(TRAIN.X, poison, poison)), scores(queries=TRAIN))
-    assert np.array_equal(scores(train=labelled(TRAIN.X, TRAIN.Y, poison)), scores())
+    assert np.array_equal(
+        scores(queries=worlds.poisoned(worlds.without_labels(TRAIN))), scores(queries=TRAIN)
+    )
+    assert np.array_equal(scores(train=worlds.poisoned(TRAIN)), scores())
 
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 MUTATIONS = [

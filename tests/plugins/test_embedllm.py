@@ -8,7 +8,8 @@ import pytest
 import torch
 from rph_plugins.routers import embedllm
 from rph_plugins.routers.embedllm import GRID, Config, EmbedLlmRouter, forward, forward_projected
-from tests.worlds import as_queries, labelled, some_queries, world
+from tests import routers, worlds
+from tests.worlds import labelled, some_queries, splits, world
 
 from rph import Trial, UsageError
 from rph.registry import MAX_VARIANTS
@@ -27,13 +28,6 @@ from rph.training.heads import (
 
 NAN = np.nan
 SPEC = embedllm.register_router()
-
-
-def splits(train, val, **how):
-    """Train and val of one world."""
-    whole = world(train + val, **how)
-    return labelled(whole.X[:train], whole.Y[:train]), labelled(whole.X[train:], whole.Y[train:])
-
 
 TRAIN, VAL = splits(160, 50)
 TEST = some_queries(60)
@@ -255,47 +249,34 @@ def test_fitting_many_equals_fitting_one_by_one():
     trials = [Trial(variant=replace(v, size=v.size // 8), seed=1) for v in GRID]
     trials += [Trial(variant=replace(v, size=29), seed=2) for v in (GRID[0], GRID[-1])]
     queries = some_queries(30, d=6)
-    together = SPEC.fit_many(train, val, trials, "cpu").scores(queries)
-    for trial, found in zip(trials, together, strict=True):
-        alone = scores(trial.variant, queries, train=train, val=val, seed=trial.seed)
+    for _, found, alone in routers.fitted_both_ways(SPEC, train, val, trials, queries):
         assert found == pytest.approx(alone, abs=1e-4)
 
 
 @each_kind
 def test_a_router_from_its_state_gives_the_same_scores(variant):
-    router = fitted(variant)
-    again = EmbedLlmRouter.from_state(router.state(), variant=variant, device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(fitted(variant), variant, TEST)
 
 
 def test_permuting_the_models_gives_nearly_the_same_scores():
     # The models' vectors start at random, so not the same: training brings them together.
     order, (train, val) = [2, 0, 3, 1], splits(500, 100)
     plain = likeliest_scores(DEFAULT, train, val)
-    train, val = (labelled(s.X, s.Y[:, order]) for s in (train, val))
-    permuted = likeliest_scores(DEFAULT, train, val)
-    assert np.abs(permuted - plain[:, order]).mean() < 0.03
+    found = likeliest_scores(DEFAULT, *(worlds.reordered(s, order) for s in (train, val)))
+    assert np.abs(found - plain[:, order]).mean() < 0.03
 
 
 @each_kind
 def test_scores_do_not_depend_on_batch_or_order(variant):
-    router, order = fitted(variant), np.random.default_rng(0).permutation(60)
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(as_queries(TEST.X[i : i + 1])) for i in range(20)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:20], abs=1e-6)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fitted(variant), TEST, 20, abs=1e-6)
 
 
 @each_kind
 def test_what_stands_where_a_label_is_missing_changes_nothing(variant):
     sparse = world(160, missing=0.6)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
     found = scores(variant, train=sparse)
-    assert np.isfinite(found).all() and np.array_equal(
-        scores(variant, train=labelled(sparse.X, other_nan)), found
-    )
+    assert np.isfinite(found).all()
+    assert np.array_equal(scores(variant, train=worlds.with_other_nans(sparse)), found)
 
 
 def test_missing_labels_are_not_wrong_answers():
@@ -314,14 +295,15 @@ def test_a_model_never_observed_scores_the_pools_mean(variant):
 
 
 def test_costs_and_labels_of_the_queries_are_never_read():
-    poison = np.full_like(TRAIN.Y, NAN)
-    assert np.array_equal(scores(queries=labelled(TRAIN.X, poison, poison)), scores(queries=TRAIN))
-    assert np.array_equal(scores(train=labelled(TRAIN.X, TRAIN.Y, poison)), scores())
+    assert np.array_equal(
+        scores(queries=worlds.poisoned(worlds.without_labels(TRAIN))), scores(queries=TRAIN)
+    )
+    assert np.array_equal(scores(train=worlds.poisoned(TRAIN)), scores())
 
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_the_loss_is_the_cross_entropy_of_observed_cells():

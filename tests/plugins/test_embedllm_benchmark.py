@@ -8,6 +8,7 @@ import pytest
 from rph_plugins.benchmarks import embedllm
 from rph_plugins.benchmarks.embedllm import CARD, load
 from tests.releases import embedllm as release
+from tests.releases.folder import save
 
 from rph import UsageError
 from rph.data import published
@@ -19,11 +20,7 @@ NAN = float("nan")
 
 def put(folder, **contents):
     """The made-up release in a folder; `train=b"..."` stands for another train.csv."""
-    folder.mkdir(exist_ok=True)
-    files = release.files() | {f"{name}.csv": content for name, content in contents.items()}
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return str(folder)
+    return str(save(release.files() | {f"{name}.csv": content for name, content in contents.items()}, folder))
 
 
 def with_rows(rows, header=release.HEADER):

@@ -8,27 +8,18 @@ import pytest
 import torch
 from rph_plugins.routers import equi
 from rph_plugins.routers.equi import BASE, GRID, Config, EquiRouter, preferred, ranking_loss
+from tests import routers, worlds
+from tests.worlds import grouped, labelled
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Trial, UsageError
 from rph.training.headrouter import Data
 from rph.training.heads import Batch, Draw, Head, chance, fit_heads, masked_bce, masked_mean, observed
 
 NAN = np.nan
 
 
-def labelled(X, Y, C=None):
-    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
-
-
-def world(n=250, d=8, K=4, groups=4, missing=0.0, seed=0):
-    """Queries of a few groups; in each group the models have accuracies of their own."""
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, groups, n)
-    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
-    P = np.random.default_rng(98).random((groups, K))[group]
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
+def world(n=250, **how):
+    return grouped(n, groups=4, **how)
 
 
 TRAIN, VAL, TEST = world(), world(100, seed=1), world(150, seed=2)
@@ -255,8 +246,7 @@ def test_a_stack_of_heads_has_each_heads_own_weight_and_normalisation():
 
 @each_form
 def test_it_beats_the_best_single_model_where_groups_differ(config):
-    found, best = scores(**config), TRAIN.Y.mean(axis=0).argmax()
-    assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+    routers.check_beats_best_single(scores(**config), TRAIN, TEST)
 
 
 def priced(split, prices):
@@ -294,7 +284,7 @@ def test_permuting_models_and_their_embeddings_permutes_what_is_learnt():
     order = [2, 0, 3, 1]
     heads = []
     for columns in ([0, 1, 2, 3], order):
-        train, val = (labelled(s.X, np.ascontiguousarray(s.Y[:, columns])) for s in (TRAIN, VAL))
+        train, val = (worlds.reordered(s, columns) for s in (TRAIN, VAL))
         head = EquiRouter(Config(**SMALL)).head(Data(train, val, "cpu"), seed=0)
         p = start()
         heads.append(Head(**vars(head) | {"parameters": p | {"embedding": p["embedding"][columns]}}))
@@ -318,11 +308,7 @@ def test_scores_are_raw_or_sigmoids():
 def test_fitting_many_equals_fitting_one_by_one_within_a_thousandth_of_the_scores():
     variants = [Config(**{**SMALL, "learning_rate": 1e-3, **c}) for c in (*FORMS, {"rank_weight": 5.0})]
     trials = [Trial(variant=v, seed=seed) for seed in (42, 7) for v in variants]
-    together = equi.register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        router = EquiRouter()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        alone = router.scores(TEST)
+    for _, found, alone in routers.fitted_both_ways(equi.register_router(), TRAIN, VAL, trials, TEST):
         assert found == pytest.approx(alone, abs=1e-3 * max(1, float(np.abs(alone).max())))
 
 
@@ -331,28 +317,22 @@ def test_fitting_many_equals_fitting_one_by_one_within_a_thousandth_of_the_score
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(config):
-    router, order = fit(**config), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    tolerance = 1e-6 * max(1, float(np.abs(whole).max()))
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(30)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:30], abs=tolerance)
-    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
-    assert shuffled == pytest.approx(whole[order], abs=tolerance)
+    router = fit(**config)
+    routers.check_batch_and_order(router, TEST, abs=1e-6 * max(1, float(np.abs(router.scores(TEST)).max())))
 
 
 def test_what_stands_where_labels_are_missing_changes_nothing():
     sparse = world(missing=0.6)
-    other = sparse.Y.copy()
-    other.view(np.uint32)[np.isnan(other)] = 0xFFC12345  # a NaN all the same
     found = scores(train=sparse)
     assert np.isfinite(found).all()
-    assert np.array_equal(scores(train=labelled(sparse.X, other)), found)
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse)), found)
 
 
 def test_test_labels_are_never_read_and_costs_only_to_settle_ties():
-    poison = np.full_like(TEST.Y, NAN)
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
-    assert np.array_equal(scores(labelled(TEST.X, poison, poison), train=train, val=val), scores())
+    train, val = (worlds.poisoned(s) for s in (TRAIN, VAL))
+    assert np.array_equal(
+        scores(worlds.poisoned(worlds.without_labels(TEST)), train=train, val=val), scores()
+    )
     assert np.isfinite(scores(train=train, tie_by_cost=True)).all()
 
 
@@ -368,22 +348,19 @@ def test_a_model_never_observed_gets_the_mean_score_of_the_others():
 
 
 def test_a_model_that_is_always_right_is_ranked_first():
-    Y, V = TRAIN.Y.copy(), VAL.Y.copy()
-    Y[:, 2] = V[:, 2] = 1
-    assert (scores(train=labelled(TRAIN.X, Y), val=labelled(VAL.X, V)).argmax(axis=1) == 2).mean() > 0.95
+    found = scores(train=worlds.always_right(TRAIN), val=worlds.always_right(VAL))
+    assert (found.argmax(axis=1) == 2).mean() > 0.95
 
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(config):
     router = fit(**config)
-    again = EquiRouter.from_state(router.state(), variant=router.variant, device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(router, router.variant, TEST)
 
 
 MUTATIONS = [

@@ -5,18 +5,14 @@ import pytest
 import torch
 from rph_plugins.routers import hybrid_llm
 from rph_plugins.routers.hybrid_llm import CARD, GRID, Config, HybridRouter, match_labels, register_router
-from tests.worlds import as_queries, labelled, world
+from tests import routers, worlds
+from tests.worlds import labelled, planted, world
 
-from rph import Queries, Trial, UsageError
-from rph.training.heads import Batch, Draw, chance
+from rph import Trial, UsageError
+from rph.training.heads import Draw, chance
 
 NAN = np.nan
 PRICES = np.array([4.0, 1.0, 3.0, 2.0], "f4")
-
-
-def part(of, start, end):
-    rows = slice(start, end)
-    return labelled(of.X[rows], of.Y[rows], None if of.C is None else of.C[rows])
 
 
 def priced(of, prices=PRICES):
@@ -24,7 +20,7 @@ def priced(of, prices=PRICES):
 
 
 WORLD = priced(world(550))
-TRAIN, VAL, TEST = part(WORLD, 0, 300), part(WORLD, 300, 400), part(WORLD, 400, 550)
+TRAIN, VAL, TEST = (worlds.part(WORLD, *rows) for rows in ((0, 300), (300, 400), (400, 550)))
 BEST = int(TRAIN.Y.mean(axis=0).argmax())
 CHEAPEST = 1
 SMALL = {"hidden": (16,), "threshold": 0.8}
@@ -193,17 +189,8 @@ def test_at_one_half_nearly_all_queries_go_to_the_cheapest_model_where_most_pair
     train = labelled(
         TRAIN.X, rng.random((300, 3)) < [0.35, 0.4, 0.5], np.tile([1.0, 2, 3], (300, 1)).astype("f4")
     )
-    assert (scores(train=train, val=part(train, 0, 100), threshold=0.5).argmax(axis=1) == 0).mean() > 0.95
-
-
-def planted(n, seed, d=32):
-    """Two clusters of queries at +e_1 and -e_1: model 0 is right on one, model 1 on the other, all means are .5."""
-    rng = np.random.default_rng(seed)
-    side = rng.integers(0, 2, n)
-    X = 0.15 * rng.standard_normal((n, d))
-    X[:, 0] += 2 * side - 1
-    P = np.stack([np.where(side, 0.95, 0.05), np.where(side, 0.05, 0.95), np.full(n, 0.5)], axis=1)
-    return labelled(X, rng.random((n, 3)) < P), 1 - side
+    found = scores(train=train, val=worlds.part(train, 0, 100), threshold=0.5)
+    assert (found.argmax(axis=1) == 0).mean() > 0.95
 
 
 def test_planted_specialists_get_their_queries_where_ties_are_half_and_no_threshold_rules(enough_steps):
@@ -222,32 +209,23 @@ def test_the_predicted_matches_are_as_frequent_as_the_matches(enough_steps):
 # --- training -----------------------------------------------------------------------------------------
 
 
-def heads_of(monkeypatch, train, **config):
-    heads, real = [], hybrid_llm.Head
-    monkeypatch.setattr(hybrid_llm, "Head", lambda **how: heads.append(real(**how)) or heads[-1])
-    fit(train=train, **config)
+def head_of(monkeypatch, train):
+    heads = routers.heads_of(monkeypatch, hybrid_llm)
+    fit(train=train)
     return heads[0]
 
 
 def test_the_loss_reads_pairs_with_both_labels_only(monkeypatch):
     sparse = priced(world(missing=0.4)).observed
-    head = heads_of(monkeypatch, sparse)
-    outputs = torch.randn(len(sparse), 4, generator=chance(0, "test"))
-
-    def loss(z):
-        return head.loss(z, Batch(targets=head.targets, constants={}, parameters={}, draw=Draw())).item()
-
     best = int(np.nanmean(sparse.Y, axis=0).argmax())
     pairs = ~np.isnan(sparse.Y) & ~np.isnan(sparse.Y[:, [best]])
     pairs[:, best] = False
-    p = torch.sigmoid(outputs).numpy().astype("f8")
-    by_hand = -np.where(no_worse(sparse.Y, best), np.log(p), np.log(1 - p))[pairs].mean()
-    assert loss(outputs) == pytest.approx(by_hand, abs=1e-5)
-    assert loss(outputs + 5 * torch.tensor(~pairs)) == pytest.approx(by_hand, abs=1e-5)
+    labels = np.where(pairs, no_worse(sparse.Y, best), NAN)
+    routers.check_loss_is_cross_entropy(head_of(monkeypatch, sparse), labels)
 
 
 def test_a_check_measures_the_cross_entropy_of_the_matches_on_val(monkeypatch):
-    head = heads_of(monkeypatch, TRAIN)
+    head = head_of(monkeypatch, TRAIN)
     p = torch.rand((2, 100, 4), generator=chance(0, "test"))
     match = no_worse(VAL.Y, BEST)
     others = [k for k in range(4) if k != BEST]
@@ -257,7 +235,7 @@ def test_a_check_measures_the_cross_entropy_of_the_matches_on_val(monkeypatch):
 
 
 def test_a_head_starts_at_the_match_rates(monkeypatch):
-    head, others = heads_of(monkeypatch, TRAIN), [k for k in range(4) if k != BEST]
+    head, others = head_of(monkeypatch, TRAIN), [k for k in range(4) if k != BEST]
     start = hybrid_llm.initial(8, *head.targets, BEST, Config(hidden=(16,)), chance(0, "test"))
     p = torch.sigmoid(hybrid_llm.forward(start, torch.tensor(TRAIN.X), Draw())).numpy()
     rates = no_worse(TRAIN.Y, BEST).mean(axis=0)
@@ -265,14 +243,11 @@ def test_a_head_starts_at_the_match_rates(monkeypatch):
 
 
 def test_a_minibatch_is_512_cells(monkeypatch):
-    for K, rows in ((1, 512), (3, 170), (32, 16), (112, 16)):
-        with monkeypatch.context() as patch:
-            assert heads_of(patch, world(20, K=K), val=world(20, K=K, seed=1)).training.batch == rows
+    routers.check_minibatch_is_512_cells(fit, routers.heads_of(monkeypatch, hybrid_llm))
 
 
 def test_thresholds_and_the_pair_share_one_head(monkeypatch):
-    made, real = [], hybrid_llm.Head
-    monkeypatch.setattr(hybrid_llm, "Head", lambda **how: made.append(how) or real(**how))
+    made = routers.heads_of(monkeypatch, hybrid_llm)
     forms = [Config(h, tau) for h in ((), (16,), (8, 4)) for tau in (0.5, 0.8, 0.95)]
     forms += [Config((16,), 0.5, "pair"), Config((16,), 0.5, "ties-half")]
     register_router().fit_many(TRAIN, VAL, [Trial(variant=v, seed=0) for v in forms], "cpu")
@@ -283,11 +258,8 @@ def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
     variants = [Config(h, tau) for h in ((), (16,), (8, 4)) for tau in (0.5, 0.8)]
     variants += [Config((16,), 0.5, "pair"), Config((16,), 0.5, "ties-half")]
     trials = [Trial(variant=v, seed=seed) for seed in (0, 3) for v in variants]
-    together = register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        router = HybridRouter()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+    for _, found, alone in routers.fitted_both_ways(register_router(), TRAIN, VAL, trials, TEST):
+        assert found == pytest.approx(alone, abs=1e-4)
 
 
 # --- what every router owes ---------------------------------------------------------------------------
@@ -296,19 +268,12 @@ def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(form):
     router = fit(**form)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) for value in state.values())
-    again = HybridRouter.from_state(state, variant=router.variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(router, router.variant, TEST)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(form):
-    router, order = fit(**form), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(30)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:30], abs=1e-6)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fit(**form), TEST, 30, abs=1e-6)
 
 
 @each_form
@@ -316,10 +281,7 @@ def test_permuting_the_models_permutes_the_scores(form):
     if form.get("hidden") == ():
         form = form | {"threshold": 0.999}
     order = [2, 0, 3, 1]
-    train, val = (
-        labelled(s.X, np.ascontiguousarray(s.Y[:, order]), np.ascontiguousarray(s.C[:, order]))
-        for s in (TRAIN, VAL)
-    )
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     found, wanted = scores(train=train, val=val, **form), scores(**form)[:, order]
     assert (
         np.abs(found - wanted) < 1e-3
@@ -329,9 +291,7 @@ def test_permuting_the_models_permutes_the_scores(form):
 @each_form
 def test_what_stands_in_a_missing_label_changes_nothing(form):
     sparse = priced(world(missing=0.5))
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
-    assert np.array_equal(scores(train=with_labels(other_nan, sparse), **form), scores(train=sparse, **form))
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse), **form), scores(train=sparse, **form))
 
 
 @pytest.mark.parametrize("form", ["nlabel", "pair", "ties-half"])
@@ -359,12 +319,11 @@ def test_a_model_that_is_always_right_is_the_reference_and_one_that_never_is_get
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=with_labels(np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_test_labels_and_the_costs_of_val_are_never_read():
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
+    assert np.array_equal(scores(worlds.poisoned(worlds.without_labels(TEST))), scores())
     assert np.array_equal(scores(val=labelled(VAL.X, VAL.Y)), scores())
 
 

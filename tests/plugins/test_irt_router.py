@@ -5,20 +5,16 @@ import pytest
 import torch
 from rph_plugins.routers import irt_router
 from rph_plugins.routers.irt_router import CARD, GRID, Config, IrtRouter, register_router
-from tests.worlds import as_queries, labelled, world
+from tests import routers, worlds
+from tests.worlds import as_queries, labelled, planted, world
 
 from rph import Queries, Trial, UsageError
-from rph.training.heads import Batch, Draw, chance
+from rph.training.heads import Draw, chance
 
 NAN = np.nan
 
-
-def part(of, start, end):
-    return labelled(of.X[start:end], of.Y[start:end])
-
-
 WORLD = world(550)
-TRAIN, VAL, TEST = part(WORLD, 0, 300), part(WORLD, 300, 400), part(WORLD, 400, 550)
+TRAIN, VAL, TEST = (worlds.part(WORLD, *rows) for rows in ((0, 300), (300, 400), (400, 550)))
 SMALL = {"components": 6, "hidden": 8, "learning_rate": 3e-3}
 FORMS = [{}, {"relevance": "onehot"}, {"relevance": "learn"}, {"standardise": True}]
 each_form = pytest.mark.parametrize(
@@ -44,12 +40,6 @@ def scores(queries=TEST, **how):
 
 def with_labels(Y, of=TRAIN):
     return labelled(of.X, Y)
-
-
-def changed(router, **parameters):
-    """The router with other values of some parameters."""
-    state = router.state() | {f"parameter/{name}": value for name, value in parameters.items()}
-    return IrtRouter.from_state(state, variant=router.variant, device="cpu")
 
 
 def relevance(router, queries=TEST):
@@ -115,7 +105,7 @@ def test_more_proficiency_of_a_model_lowers_no_score(form):
     for n in range(6):
         more = table.copy()
         more[2, n] += 0.5
-        after = changed(router, table=more).scores(TEST)
+        after = routers.changed(router, table=more).scores(TEST)
         assert (after[:, 2] >= before[:, 2]).all() and (after[:, 2] > before[:, 2]).any()
         assert np.array_equal(after[:, [0, 1, 3]], before[:, [0, 1, 3]])
 
@@ -164,19 +154,6 @@ def test_there_are_no_more_components_than_queries_to_cluster():
     assert fit(train=few, components=25, relevance="learn").parameters["table"].shape == (4, 25)
 
 
-def planted(n, seed, K=3, missing=0.0, d=32):
-    """Two clusters of queries at +e_1 and -e_1: model 0 is right on one, model 1 on the other, all means are .5."""
-    rng = np.random.default_rng(seed)
-    side = rng.integers(0, 2, n)
-    X = 0.15 * rng.standard_normal((n, d))
-    X[:, 0] += 2 * side - 1
-    P = np.full((n, K), 0.5)
-    P[:, 0], P[:, 1] = np.where(side, 0.95, 0.05), np.where(side, 0.05, 0.95)
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random((n, K)) < missing] = NAN
-    return labelled(X / np.linalg.norm(X, axis=1, keepdims=True), Y), 1 - side
-
-
 def share_of_specialists(seed, missing=0.0, **config):
     train, _ = planted(4000, seed, missing=missing)
     val, _ = planted(500, seed + 10, missing=missing)
@@ -219,31 +196,15 @@ def test_planted_specialists_get_their_queries_among_110_models_that_guess():
 
 
 def test_the_loss_reads_observed_labels_only(monkeypatch):
-    heads, real = [], irt_router.Head
-    monkeypatch.setattr(irt_router, "Head", lambda **how: heads.append(real(**how)) or heads[0])
-    sparse = world(missing=0.5).observed
+    heads, sparse = routers.heads_of(monkeypatch, irt_router), world(missing=0.5).observed
     fit(train=sparse)
-    outputs, head = torch.randn(len(sparse), 4, generator=chance(0, "test")), heads[0]
-
-    def loss(z):
-        batch = Batch(targets=head.targets, constants={}, parameters={}, draw=Draw())
-        return head.loss(z, batch).item()
-
-    seen = ~np.isnan(sparse.Y)
-    p = torch.sigmoid(outputs).numpy().astype("f8")
-    by_hand = -np.where(sparse.Y == 1, np.log(p), np.log(1 - p))[seen].mean()
-    assert loss(outputs) == pytest.approx(by_hand, abs=1e-5)
-    assert loss(outputs + 5 * torch.tensor(~seen)) == pytest.approx(by_hand, abs=1e-5)
+    routers.check_loss_is_cross_entropy(heads[0], sparse.Y)
 
 
 def test_a_minibatch_is_512_cells_and_there_are_at_most_20_epochs_or_1000_steps(monkeypatch):
-    seen = {}
-    real = irt_router.Head
-    monkeypatch.setattr(irt_router, "Head", lambda **how: seen.update(how) or real(**how))
-    for K, rows in ((1, 512), (3, 170), (32, 16), (112, 16)):
-        fit(train=world(20, K=K), val=world(20, K=K, seed=1))
-        assert seen["training"].batch == rows
-    training = seen["training"]
+    heads = routers.heads_of(monkeypatch, irt_router)
+    routers.check_minibatch_is_512_cells(fit, heads)
+    training = heads[-1].training
     assert (training.optimiser, training.cosine, training.weight_decay) == ("adam", False, 0)
     monkeypatch.undo()
     assert (training.epochs, irt_router.STEPS) == (20, 1000)
@@ -255,7 +216,7 @@ def test_scores_are_the_same_however_many_rows_are_held_at_once(monkeypatch):
     monkeypatch.setattr(irt_router, "HELD", 7 * 4 * 8)  # 7 rows of K * h numbers
     assert router.scores(TEST) == pytest.approx(whole, abs=1e-7)
     monkeypatch.setattr(irt_router, "HELD", 1)
-    assert router.scores(part(TEST, 0, 10)) == pytest.approx(whole[:10], abs=1e-7)
+    assert router.scores(worlds.part(TEST, 0, 10)) == pytest.approx(whole[:10], abs=1e-7)
 
 
 def test_only_the_standardised_form_minds_the_length_of_an_embedding():
@@ -271,11 +232,8 @@ def test_only_the_standardised_form_minds_the_length_of_an_embedding():
 def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
     configs = [*FORMS, {"components": 4}, {"dropout": 0.2}]
     trials = [Trial(variant=Config(**{**SMALL, **c}), seed=seed) for seed in (0, 3) for c in configs]
-    together = register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        router = IrtRouter()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+    for _, found, alone in routers.fitted_both_ways(register_router(), TRAIN, VAL, trials, TEST):
+        assert found == pytest.approx(alone, abs=1e-4)
 
 
 def test_heads_that_are_fitted_together_cluster_once_per_seed_and_number(monkeypatch):
@@ -307,19 +265,12 @@ def test_a_stack_of_heads_computes_what_each_computes_alone():
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(form):
     router = fit(**form)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) for value in state.values())
-    again = IrtRouter.from_state(state, variant=router.variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(router, router.variant, TEST)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(form):
-    router, order = fit(**form), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(30)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:30], abs=1e-6)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fit(**form), TEST, 30, abs=1e-6)
 
 
 def test_permuting_the_models_permutes_the_scores_where_their_starts_are_permuted(monkeypatch):
@@ -331,15 +282,13 @@ def test_permuting_the_models_permutes_the_scores_where_their_starts_are_permute
 
     wanted = scores(dropout=0.0)[:, order]  # which cells drop what depends on their order
     monkeypatch.setattr(irt_router, "initial", permuted)
-    train, val = (with_labels(np.ascontiguousarray(s.Y[:, order]), s) for s in (TRAIN, VAL))
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     assert scores(train=train, val=val, dropout=0.0) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_what_stands_in_a_missing_label_changes_nothing():
     sparse = world(missing=0.5)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
-    assert np.array_equal(scores(train=with_labels(other_nan, sparse)), scores(train=sparse))
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse)), scores(train=sparse))
 
 
 @each_form
@@ -352,7 +301,7 @@ def test_a_model_never_run_has_the_mean_proficiency_logits_of_the_pool(form):
     table[1] = table[[0, 2, 3]].mean(axis=0)
     found = router.scores(TEST)
     assert np.isfinite(found).all()
-    assert found == pytest.approx(changed(router, table=table).scores(TEST), abs=1e-7)
+    assert found == pytest.approx(routers.changed(router, table=table).scores(TEST), abs=1e-7)
 
 
 def test_constant_labels_and_embeddings_work():
@@ -364,13 +313,12 @@ def test_constant_labels_and_embeddings_work():
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=with_labels(np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_costs_and_test_labels_are_never_read():
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
+    assert np.array_equal(scores(worlds.poisoned(worlds.without_labels(TEST))), scores())
+    train, val = (worlds.poisoned(s) for s in (TRAIN, VAL))
     assert np.array_equal(scores(train=train, val=val), scores())
 
 

@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests import routers, worlds
+from tests.worlds import grouped, labelled, unrelated
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Queries, Trial, UsageError
 from rph.registry import installed
+from rph.training import clusters
 from rph.training.clusters import cluster_means, kmeans, nearest
 
 NAN = np.nan
@@ -18,22 +21,7 @@ def spec():
     return installed().load("router", "kmeans").spec
 
 
-def labelled(X, Y, C=None):
-    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
-
-
-def world(n=600, d=8, K=4, groups=6, missing=0.0, seed=0):
-    """Queries of a few groups; in each group the models have accuracies of their own."""
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, groups, n)
-    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
-    P = np.random.default_rng(98).random((groups, K))[group]
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
-
-
-TRAIN, VAL, TEST = world(), world(200, seed=1), world(300, seed=2)
+TRAIN, VAL, TEST = grouped(), grouped(200, seed=1), grouped(300, seed=2)
 
 
 def fit(spec, train=TRAIN, val=VAL, seed=0, **config):
@@ -129,8 +117,7 @@ def test_there_is_at_most_one_cluster_per_twenty_queries(spec, rows, clusters):
 
 
 def test_it_beats_the_best_single_model_where_groups_differ(spec):
-    found, best = scores(spec), TRAIN.Y.mean(axis=0).argmax()
-    assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+    routers.check_beats_best_single(scores(spec), TRAIN, TEST)
 
 
 # --- fitting many at once -----------------------------------------------------------------------------
@@ -138,18 +125,13 @@ def test_it_beats_the_best_single_model_where_groups_differ(spec):
 
 def test_fitting_many_equals_fitting_one_by_one_bit_for_bit(spec):
     trials = [Trial(variant=v, seed=seed) for seed in (42, 7) for v in spec.grid]
-    together = spec.fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    assert len(together) == len(trials)
-    for trial, found in zip(trials, together, strict=True):
-        router = spec.router()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert np.array_equal(found, router.scores(TEST))
+    for _, found, alone in routers.fitted_both_ways(spec, TRAIN, VAL, trials, TEST):
+        assert np.array_equal(found, alone)
 
 
 def test_trials_of_equal_seed_and_number_of_clusters_share_one_clustering(spec, monkeypatch):
-    module, calls = installed().load("router", "kmeans").module, []
-    once = module.kmeans
-    monkeypatch.setattr(module, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
+    calls, once = [], clusters.kmeans
+    monkeypatch.setattr(clusters, "kmeans", lambda *a, **k: calls.append(a[1]) or once(*a, **k))
     Config = type(spec.grid[0])
     configs = [Config(20), Config(20, 0.0), Config(400), Config(600), Config(30)]  # the cap is 30
     spec.fit_many(TRAIN, VAL, [Trial(variant=c, seed=s) for s in (1, 2) for c in configs], "cpu")
@@ -161,44 +143,29 @@ def test_trials_of_equal_seed_and_number_of_clusters_share_one_clustering(spec, 
 
 def test_permuting_the_models_permutes_the_scores(spec):
     order = [2, 0, 3, 1]
-    permuted = labelled(TRAIN.X, np.ascontiguousarray(TRAIN.Y[:, order]))
-    assert np.array_equal(scores(spec, train=permuted), scores(spec)[:, order])
+    train = worlds.reordered(TRAIN, order)
+    assert np.array_equal(scores(spec, train=train), scores(spec)[:, order])
 
 
 def test_scores_do_not_depend_on_batch_or_order(spec):
-    router, order = fit(spec), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(40)]
-    assert np.array_equal(np.concatenate(one_by_one), whole[:40])
-    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
-    assert np.array_equal(shuffled, whole[order])
+    routers.check_batch_and_order(fit(spec), TEST, 40)
 
 
 def test_test_labels_val_labels_and_costs_are_never_read(spec):
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(spec, labelled(TEST.X, poison, poison)), scores(spec))
-    costs = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
-    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
+    assert np.array_equal(scores(spec, worlds.poisoned(worlds.without_labels(TEST))), scores(spec))
+    costs = worlds.poisoned(TRAIN)
+    blind = worlds.without_labels(VAL)
     assert np.array_equal(scores(spec, train=costs, val=blind), scores(spec))
 
 
 def test_a_model_that_is_always_right_scores_one(spec):
-    Y = TRAIN.Y.copy()
-    Y[:, 2] = 1
-    found = scores(spec, train=labelled(TRAIN.X, Y))
+    found = scores(spec, train=worlds.always_right(TRAIN))
     assert found[:, 2] == pytest.approx(1) and (found.argmax(axis=1) == 2).all()
 
 
 def test_labels_that_have_nothing_to_do_with_queries_give_about_the_best_single_model(spec):
-    rng, p = np.random.default_rng(3), [0.4, 0.5, 0.6, 0.7]
-
-    def independent(n):
-        return labelled(rng.normal(size=(n, 8)).astype("f4"), (rng.random((n, 4)) < p).astype("f4"))
-
-    train, test = independent(2000), independent(2000)
-    chosen = test.Y[np.arange(2000), scores(spec, test, train=train).argmax(axis=1)]
-    standard_error = np.sqrt(0.7 * 0.3 / 2000)
-    assert chosen.mean() > test.Y[:, 3].mean() - 2 * standard_error
+    train, test = unrelated(2000, seed=3), unrelated(2000, seed=4)
+    routers.check_near_best_single(scores(spec, test, train=train), test)
 
 
 def test_a_model_never_run_gets_the_mean_of_the_pool(spec):
@@ -210,33 +177,28 @@ def test_a_model_never_run_gets_the_mean_of_the_pool(spec):
 
 
 def test_with_most_labels_missing_only_the_observed_ones_count(spec):
-    sparse = world(missing=0.6)
+    sparse = grouped(missing=0.6)
     router = fit(spec, train=sparse, shrinkage=0.0)
     found = router.scores(sparse)
     cluster = nearest(torch.tensor(sparse.unit), router.centres).numpy()
     for c in np.unique(cluster):
         assert found[cluster == c][0] == pytest.approx(np.nanmean(sparse.Y[cluster == c], axis=0), abs=1e-6)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(sparse.Y)] = 0xFFC12345  # a NaN all the same
-    assert np.array_equal(scores(spec, sparse, train=labelled(sparse.X, other_nan), shrinkage=0.0), found)
+    assert np.array_equal(scores(spec, sparse, train=worlds.with_other_nans(sparse), shrinkage=0.0), found)
 
 
 def test_no_label_at_all_is_an_error_that_says_so(spec):
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(spec, train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(spec, train=worlds.without_labels(TRAIN))
 
 
 def test_a_router_from_its_state_gives_the_same_scores(spec):
-    router = fit(spec)
-    again = spec.router.from_state(router.state(), variant=spec.grid[0], device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(fit(spec), spec.grid[0], TEST)
 
 
 MUTATIONS = [
     (
-        "cluster_means(Y, found",
-        "cluster_means((Y == 1).astype(Y.dtype), found",
+        "cluster_means(known.Y, found",
+        "cluster_means((known.Y == 1).astype(known.Y.dtype), found",
         "a missing label counts as wrong",
     ),
     (

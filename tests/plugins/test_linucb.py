@@ -9,6 +9,7 @@ import pytest
 import torch
 from rph_plugins.routers import linucb
 from rph_plugins.routers.linucb import GRID, Config, Known, bandit_feedback, full_feedback
+from tests import routers, worlds
 from tests.worlds import as_queries, labelled, some_queries, world
 
 from rph import Queries, Trial, UsageError
@@ -315,32 +316,26 @@ def test_full_feedback_is_solved_once_for_all_seeds_and_ridges(monkeypatch):
 def test_permuting_the_models_permutes_the_scores_of_full_feedback():
     order = [2, 0, 3, 1]
     sparse = world(300, d=8, missing=0.2)
-    permuted = labelled(sparse.X, np.ascontiguousarray(sparse.Y[:, order]))
-    np.testing.assert_allclose(scores(train=permuted), scores(train=sparse)[:, order], atol=1e-6)
+    train = worlds.reordered(sparse, order)
+    np.testing.assert_allclose(scores(train=train), scores(train=sparse)[:, order], atol=1e-6)
 
 
 @one_of_each
 def test_scores_do_not_depend_on_batch_or_order(variant):
-    router, order = fit(variant), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    singly = np.concatenate([router.scores(as_queries(TEST.X[i : i + 1])) for i in range(len(TEST))])
-    np.testing.assert_allclose(singly, whole, atol=1e-6)
-    np.testing.assert_allclose(router.scores(as_queries(TEST.X[order])), whole[order], atol=1e-6)
+    routers.check_batch_and_order(fit(variant), TEST, len(TEST), abs=1e-6)
 
 
 @one_of_each
 def test_the_bits_of_a_missing_label_change_nothing(variant):
     sparse = world(300, d=8, missing=0.6)
-    Y = sparse.Y.copy()
-    Y.view(np.uint32)[np.isnan(Y)] = 0xFFC12345  # a NaN all the same
-    found = scores(variant, train=labelled(sparse.X, Y))
+    found = scores(variant, train=worlds.with_other_nans(sparse))
     assert np.isfinite(found).all() and np.array_equal(found, scores(variant, train=sparse))
 
 
 @one_of_each
 def test_val_and_costs_are_never_read(variant):
-    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
-    costs = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
+    blind = worlds.without_labels(VAL)
+    costs = worlds.poisoned(TRAIN)
     assert np.array_equal(scores(variant, train=costs, val=blind), scores(variant))
 
 
@@ -356,16 +351,13 @@ def test_constant_columns_and_models_never_observed_work(variant):
 @one_of_each
 def test_no_label_at_all_is_an_error_that_says_so(variant):
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(variant, train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(variant, train=worlds.without_labels(TRAIN))
 
 
 @one_of_each
 def test_a_router_from_its_state_gives_the_same_scores(variant):
-    router = fit(variant)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) and value.dtype == np.float64 for value in state.values())
-    again = SPEC.router.from_state(state, variant=variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    state = routers.check_state(fit(variant), variant, TEST)
+    assert all(value.dtype == np.float64 for value in state.values())
 
 
 MUTATIONS = [

@@ -8,8 +8,10 @@ import pytest
 import torch
 from rph_plugins.routers import mess_plus
 from rph_plugins.routers.mess_plus import BASE, GRID, Config, MessPlusRouter, online, sla, stream
+from tests import routers, worlds
+from tests.worlds import grouped, labelled
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Queries, Trial, UsageError
 from rph.arrays import model_means
 from rph.training.headrouter import Data
 from rph.training.heads import Draw, chance, masked_bce, observed
@@ -17,19 +19,8 @@ from rph.training.heads import Draw, chance, masked_bce, observed
 NAN = np.nan
 
 
-def labelled(X, Y, C=None):
-    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
-
-
-def world(n=600, d=8, K=4, groups=5, missing=0.0, seed=0):
-    """Queries of a few groups, each with its specialist."""
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, groups, n)
-    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
-    P = np.where(np.arange(K) == group[:, None] % K, 0.9, 0.25)
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
+def world(n=600, **how):
+    return grouped(n, groups=5, specialists=True, **how)
 
 
 TRAIN, VAL, TEST = world(), world(150, seed=1), world(300, seed=2)
@@ -311,12 +302,8 @@ def test_satisfaction_is_nan_where_no_outcome_is_known():
 def test_fitting_many_equals_fitting_one_by_one_within_a_ten_thousandth():
     configs = [*FORMS, {"learning_rate": 0.08}, {"momentum": 0.95}, {"dropout": 0.3}]
     trials = [Trial(variant=Config(**{**SMALL, **c}), seed=seed) for seed in (42, 7) for c in configs]
-    together = mess_plus.register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    assert len(together) == len(trials)
-    for trial, found in zip(trials, together, strict=True):
-        router = MessPlusRouter()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+    for _, found, alone in routers.fitted_both_ways(mess_plus.register_router(), TRAIN, VAL, trials, TEST):
+        assert found == pytest.approx(alone, abs=1e-4)
 
 
 # --- what every router owes ---------------------------------------------------------------------------
@@ -325,36 +312,28 @@ def test_fitting_many_equals_fitting_one_by_one_within_a_ten_thousandth():
 @each_form
 def test_permuting_the_models_permutes_the_scores(config):
     order = [2, 0, 3, 1]
-    train, val = (labelled(s.X, np.ascontiguousarray(s.Y[:, order])) for s in (TRAIN, VAL))
-    permuted = scores(train=train, val=val, **config)
-    assert permuted == pytest.approx(scores(**config)[:, order], abs=1e-3)
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
+    found = scores(train=train, val=val, **config)
+    assert found == pytest.approx(scores(**config)[:, order], abs=1e-3)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(config):
-    router, order = fit(**config), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(30)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:30], abs=1e-6)
-    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
-    assert shuffled == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fit(**config), TEST, 30, abs=1e-6)
 
 
 @each_form
 def test_what_stands_where_labels_are_missing_changes_nothing(config):
     sparse = world(missing=0.6)
-    other = sparse.Y.copy()
-    other.view(np.uint32)[np.isnan(other)] = 0xFFC12345  # a NaN all the same
     found = scores(train=sparse, **config)
     assert np.isfinite(found).all()
-    assert np.array_equal(scores(train=labelled(sparse.X, other), **config), found)
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse), **config), found)
 
 
 def test_test_labels_and_costs_are_never_read():
-    poison = np.full_like(TEST.Y, NAN)
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
+    train, val = (worlds.poisoned(s) for s in (TRAIN, VAL))
     for config in ({}, {"exploration": 1.0}):
-        found = scores(labelled(TEST.X, poison, poison), train=train, val=val, **config)
+        found = scores(worlds.poisoned(worlds.without_labels(TEST)), train=train, val=val, **config)
         assert np.array_equal(found, scores(**config))
 
 
@@ -368,24 +347,20 @@ def test_a_model_never_observed_stays_at_the_mean_of_the_pool(config):
 
 @each_form
 def test_a_model_that_is_always_right_is_ranked_first(config):
-    Y, V = TRAIN.Y.copy(), VAL.Y.copy()
-    Y[:, 2] = V[:, 2] = 1
-    found = scores(train=labelled(TRAIN.X, Y), val=labelled(VAL.X, V), **config)
+    found = scores(train=worlds.always_right(TRAIN), val=worlds.always_right(VAL), **config)
     assert (found.argmax(axis=1) == 2).mean() > 0.9
 
 
 @each_form
 def test_no_label_at_all_is_an_error_that_says_so(config):
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)), **config)
+        fit(train=worlds.without_labels(TRAIN), **config)
 
 
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(config):
     router = fit(**config)
-    again = MessPlusRouter.from_state(router.state(), variant=router.variant, device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(router, router.variant, TEST)
 
 
 MUTATIONS = [

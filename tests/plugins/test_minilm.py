@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rph_plugins.encoders import minilm
-from tests.hub_server import FakeHub
+from tests.hub_server import PATIENT, FakeHub
 
 from rph import RphError
 from rph.data import hub
@@ -164,6 +164,7 @@ except RphError as error:
 def from_hub(url, tmp_path, **more):
     # huggingface_hub reads its settings when it is imported: a process of its own
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RPH_"))}
+    env |= PATIENT
     env |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "RPH_HOME": str(tmp_path / "rph"), **more}
     return subprocess.run(
         [sys.executable, "-c", FROM_HUB], env=env, capture_output=True, text=True, check=False

@@ -5,20 +5,16 @@ import pytest
 import torch
 from rph_plugins.routers import mirt
 from rph_plugins.routers.mirt import CARD, GRID, Config, MirtRouter, register_router
-from tests.worlds import as_queries, labelled, world
+from tests import routers, worlds
+from tests.worlds import as_queries, labelled, planted, world
 
-from rph import Queries, Trial, UsageError
-from rph.training.heads import Batch, Draw, chance
+from rph import Trial, UsageError
+from rph.training.heads import Draw, chance
 
 NAN = np.nan
 
-
-def part(of, start, end):
-    return labelled(of.X[start:end], of.Y[start:end])
-
-
 WORLD = world(550)
-TRAIN, VAL, TEST = part(WORLD, 0, 300), part(WORLD, 300, 400), part(WORLD, 400, 550)
+TRAIN, VAL, TEST = (worlds.part(WORLD, *rows) for rows in ((0, 300), (300, 400), (400, 550)))
 SMALL = {"abilities": 4, "learning_rate": 5e-3}
 FORMS = [{}, {"standardise": False}, {"bias": True}, {"warm_up": 0.3}, {"weight_decay": 1e-4}]
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form) or "default")
@@ -51,12 +47,6 @@ def with_labels(Y, of=TRAIN):
 
 def logit(p):
     return np.log(p) - np.log1p(-p)
-
-
-def changed(router, **parameters):
-    """The router with other values of some parameters."""
-    state = router.state() | {f"parameter/{name}": value for name, value in parameters.items()}
-    return MirtRouter.from_state(state, variant=router.variant, device="cpu")
 
 
 # --- the card and the grid ----------------------------------------------------------------------------
@@ -99,7 +89,7 @@ def test_a_score_is_the_probability_of_two_parameter_item_response_theory_by_han
 
 def test_difficulty_changes_probabilities_and_no_route():
     router = fit()
-    flat = changed(router, weight_b=np.zeros((8, 1), "f4"))
+    flat = routers.changed(router, weight_b=np.zeros((8, 1), "f4"))
     before, after = router.scores(TEST), flat.scores(TEST)
     assert np.array_equal(before.argmax(axis=1), after.argmax(axis=1))
     assert len(set(before.argmax(axis=1))) > 1 and np.abs(before - after).max() > 0.05
@@ -110,25 +100,12 @@ def test_a_model_more_able_along_every_axis_scores_higher_on_every_query(form):
     router = fit(**form)
     theta = router.state()["parameter/theta"].copy()
     theta[:, 2] = theta[:, 0] + [0.1, 0.0, 0.3, 0.2]
-    found = changed(router, theta=theta).scores(TEST)
+    found = routers.changed(router, theta=theta).scores(TEST)
     assert (found[:, 2] > found[:, 0]).all()
 
 
 def test_with_one_ability_every_query_goes_to_the_same_model():
     assert len(set(scores(abilities=1).argmax(axis=1))) == 1
-
-
-def planted(n, seed, K=3, missing=0.0, d=32):
-    """Two clusters of queries at +e_1 and -e_1: model 0 is right on one, model 1 on the other, all means are .5."""
-    rng = np.random.default_rng(seed)
-    side = rng.integers(0, 2, n)
-    X = 0.15 * rng.standard_normal((n, d))
-    X[:, 0] += 2 * side - 1
-    P = np.full((n, K), 0.5)
-    P[:, 0], P[:, 1] = np.where(side, 0.95, 0.05), np.where(side, 0.05, 0.95)
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random((n, K)) < missing] = NAN
-    return labelled(X / np.linalg.norm(X, axis=1, keepdims=True), Y), 1 - side
 
 
 @pytest.mark.parametrize(
@@ -153,21 +130,9 @@ def test_planted_specialists_get_their_queries_among_110_models_that_guess():
 
 
 def test_the_loss_reads_observed_labels_only(monkeypatch):
-    heads, real = [], mirt.Head
-    monkeypatch.setattr(mirt, "Head", lambda **how: heads.append(real(**how)) or heads[0])
-    sparse = world(missing=0.5).observed
+    heads, sparse = routers.heads_of(monkeypatch, mirt), world(missing=0.5).observed
     fit(train=sparse)
-    outputs, head = torch.randn(len(sparse), 4, generator=chance(0, "test")), heads[0]
-
-    def loss(z):
-        batch = Batch(targets=head.targets, constants={}, parameters={}, draw=Draw())
-        return head.loss(z, batch).item()
-
-    seen = ~np.isnan(sparse.Y)
-    p = torch.sigmoid(outputs).numpy().astype("f8")
-    by_hand = -np.where(sparse.Y == 1, np.log(p), np.log(1 - p))[seen].mean()
-    assert loss(outputs) == pytest.approx(by_hand, abs=1e-5)
-    assert loss(outputs + 5 * torch.tensor(~seen)) == pytest.approx(by_hand, abs=1e-5)
+    routers.check_loss_is_cross_entropy(heads[0], sparse.Y)
 
 
 def test_probabilities_are_better_than_the_base_rate(enough_steps):
@@ -181,22 +146,16 @@ def test_probabilities_are_better_than_the_base_rate(enough_steps):
 
 
 def test_a_minibatch_is_512_cells(monkeypatch):
-    seen = {}
-    real = mirt.Head
-    monkeypatch.setattr(mirt, "Head", lambda **how: seen.update(how) or real(**how))
-    for K, rows in ((1, 512), (3, 170), (32, 16), (112, 16)):
-        fit(train=world(20, K=K), val=world(20, K=K, seed=1))
-        assert seen["training"].batch == rows
-    training = seen["training"]
+    heads = routers.heads_of(monkeypatch, mirt)
+    routers.check_minibatch_is_512_cells(fit, heads)
+    training = heads[-1].training
     assert (training.optimiser, training.cosine, training.epochs) == ("adam", False, 30)
 
 
 def test_there_are_at_most_30_epochs_or_1000_steps(enough_steps, monkeypatch):
-    seen = {}
-    real = mirt.Head
-    monkeypatch.setattr(mirt, "Head", lambda **how: seen.update(how) or real(**how))
+    heads = routers.heads_of(monkeypatch, mirt)
     fit()
-    assert (seen["training"].epochs, seen["training"].steps) == (30, 1000)
+    assert (heads[0].training.epochs, heads[0].training.steps) == (30, 1000)
 
 
 def test_biases_are_there_in_one_variant_only():
@@ -206,9 +165,10 @@ def test_biases_are_there_in_one_variant_only():
         "bias_a": (1, 4),
         "bias_b": (1, 1),
     }
-    moved = changed(router, bias_b=router.parameters["bias_b"].numpy() - 1)
+    moved = routers.changed(router, bias_b=router.parameters["bias_b"].numpy() - 1)
     assert logit(moved.scores(TEST)) == pytest.approx(logit(router.scores(TEST)) + 1, abs=1e-3)
-    less = changed(router, bias_a=router.parameters["bias_a"].numpy() - 50)  # a = 0: only difficulty is left
+    slope = router.parameters["bias_a"].numpy() - 50  # a = 0: only difficulty is left
+    less = routers.changed(router, bias_a=slope)
     assert np.ptp(less.scores(TEST), axis=1).max() < 1e-6
 
 
@@ -253,11 +213,8 @@ def test_warm_up_works_with_fewer_than_five_training_queries():
 def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
     configs = [*FORMS, {"abilities": 3}, {"learning_rate": 1e-3}]
     trials = [Trial(variant=Config(**{**SMALL, **c}), seed=seed) for seed in (0, 3) for c in configs]
-    together = register_router().fit_many(TRAIN, VAL, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        router = MirtRouter()
-        router.fit(TRAIN, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+    for _, found, alone in routers.fitted_both_ways(register_router(), TRAIN, VAL, trials, TEST):
+        assert found == pytest.approx(alone, abs=1e-4)
 
 
 # --- what every router owes ---------------------------------------------------------------------------
@@ -266,19 +223,12 @@ def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(form):
     router = fit(**form)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) for value in state.values())
-    again = MirtRouter.from_state(state, variant=router.variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(router, router.variant, TEST)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(form):
-    router, order = fit(**form), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(30)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:30], abs=1e-6)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fit(**form), TEST, 30, abs=1e-6)
 
 
 def test_permuting_the_models_permutes_the_scores_where_their_starts_are_permuted(monkeypatch):
@@ -291,15 +241,13 @@ def test_permuting_the_models_permutes_the_scores_where_their_starts_are_permute
 
     wanted = scores()[:, order]
     monkeypatch.setattr(mirt, "initial", permuted)
-    train, val = (with_labels(np.ascontiguousarray(s.Y[:, order]), s) for s in (TRAIN, VAL))
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     assert scores(train=train, val=val) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_what_stands_in_a_missing_label_changes_nothing():
     sparse = world(missing=0.5)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
-    assert np.array_equal(scores(train=with_labels(other_nan, sparse)), scores(train=sparse))
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse)), scores(train=sparse))
 
 
 @each_form
@@ -327,13 +275,12 @@ def test_constant_labels_and_embeddings_work():
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=with_labels(np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_costs_and_test_labels_are_never_read():
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
+    assert np.array_equal(scores(worlds.poisoned(worlds.without_labels(TEST))), scores())
+    train, val = (worlds.poisoned(s) for s in (TRAIN, VAL))
     assert np.array_equal(scores(train=train, val=val), scores())
 
 

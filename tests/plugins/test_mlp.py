@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests import routers, worlds
+from tests.worlds import labelled, logistic, unrelated
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Queries, Trial, UsageError
 from rph.arrays import model_means
 from rph.registry import installed
 from rph.training.heads import (
@@ -34,21 +36,7 @@ def spec(plugin):
     return plugin.spec
 
 
-def labelled(X, Y, C=None):
-    return Labelled(X=X, Y=Y, C=C, texts=[""] * len(X), models=tuple(f"m{i}" for i in range(Y.shape[1])))
-
-
-def world(n=1200, d=8, K=4, missing=0.0, seed=0):
-    """Queries on which each model's chance of being correct is logistic in the embedding."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d)).astype("f4")
-    W = 1.5 * np.random.default_rng(99).normal(size=(d, K))
-    Y = (rng.random((n, K)) < 1 / (1 + np.exp(-X @ W))).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
-
-
-TRAIN, VAL, TEST = world(), world(300, seed=1), world(300, seed=2)
+TRAIN, VAL, TEST = logistic(1200), logistic(300, seed=1), logistic(300, seed=2)
 SMALL = {"hidden": (16,)}
 
 
@@ -111,7 +99,7 @@ def test_an_untrained_head_has_the_base_rate_bce_and_training_goes_below_it(plug
 
 @pytest.mark.parametrize("config", [{}, {"per_model": True}])
 def test_the_gradient_of_the_logits_is_probability_minus_label_over_the_observed_count(plugin, config):
-    sparse = world(40, missing=0.5)
+    sparse = logistic(40, missing=0.5)
     variant = replace(plugin.spec.grid[0], hidden=(), **config)  # linear: dL/dW = x^T dL/dz
     parameters = plugin.module.initial(8, model_means(sparse.Y), variant, chance(0, "initial"), "cpu")
     weight, X = parameters["weight0"].requires_grad_(), torch.tensor(sparse.unit)
@@ -212,7 +200,7 @@ def test_batches_grow_with_the_training_data(plugin, monkeypatch):
 
     monkeypatch.setattr("rph.training.headrouter.fit_heads", spy)
     for n in (50_000, 50_001):
-        fit(plugin.spec, train=world(n, d=2, K=2), val=world(20, d=2, K=2))
+        fit(plugin.spec, train=logistic(n, d=2, K=2), val=logistic(20, d=2, K=2))
     assert seen == [256, 1024]
 
 
@@ -232,27 +220,19 @@ each_form = pytest.mark.parametrize("config", FORMS, ids=lambda c: "-".join(map(
 def test_it_beats_the_base_rate_and_the_best_single_model_where_queries_tell(spec, config):
     router = fit(spec, **config)
     assert bce(router.scores(TRAIN), TRAIN.Y) < base_rate(TRAIN.Y) - 0.015
-    found, best = router.scores(TEST), TRAIN.Y.mean(axis=0).argmax()
-    assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+    routers.check_beats_best_single(router.scores(TEST), TRAIN, TEST)
 
 
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(spec, config):
     router = fit(spec, **config)
     variant = replace(spec.grid[0], **config)
-    again = spec.router.from_state(router.state(), variant=variant, device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(router, variant, TEST)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(spec, config):
-    router, order = fit(spec, **config), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=[""])) for i in range(40)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:40], abs=1e-6)
-    shuffled = router.scores(Queries(X=TEST.X[order], texts=[""] * len(TEST)))
-    assert shuffled == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fit(spec, **config), TEST, 40, abs=1e-6)
 
 
 @each_form
@@ -265,78 +245,60 @@ def test_a_model_never_run_gets_the_mean_of_the_pool(spec, config):
 
 def test_permuting_the_models_permutes_the_scores_of_a_linear_head(spec):
     order = [2, 0, 3, 1]
-    train, val = (labelled(s.X, np.ascontiguousarray(s.Y[:, order])) for s in (TRAIN, VAL))
-    permuted = scores(spec, train=train, val=val, hidden=())
-    assert permuted == pytest.approx(scores(spec, hidden=())[:, order], abs=1e-4)
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
+    found = scores(spec, train=train, val=val, hidden=())
+    assert found == pytest.approx(scores(spec, hidden=())[:, order], abs=1e-4)
 
 
 def test_permuting_the_models_permutes_the_scores_of_a_shared_network(spec):
     order = [2, 0, 3, 1]
-    train, val = (labelled(s.X, np.ascontiguousarray(s.Y[:, order])) for s in (TRAIN, VAL))
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     assert scores(spec, train=train, val=val) == pytest.approx(scores(spec)[:, order], abs=1e-3)
 
 
 def test_test_labels_and_costs_are_never_read(spec):
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(spec, labelled(TEST.X, poison, poison)), scores(spec))
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
+    assert np.array_equal(scores(spec, worlds.poisoned(worlds.without_labels(TEST))), scores(spec))
+    train, val = (worlds.poisoned(s) for s in (TRAIN, VAL))
     assert np.array_equal(scores(spec, train=train, val=val), scores(spec))
 
 
 def test_a_model_that_is_always_right_is_ranked_first(spec):
-    def certain(split):
-        Y = split.Y.copy()
-        Y[:, 2] = 1
-        return labelled(split.X, Y)
-
-    found = scores(spec, train=certain(TRAIN), val=certain(VAL))
+    found = scores(spec, train=worlds.always_right(TRAIN), val=worlds.always_right(VAL))
     assert (found.argmax(axis=1) == 2).all() and (found[:, 2] > 0.99).all()
 
 
 def test_labels_that_have_nothing_to_do_with_queries_give_about_the_best_single_model(spec):
-    rng, p = np.random.default_rng(3), [0.4, 0.5, 0.6, 0.7]
-
-    def independent(n):
-        return labelled(rng.normal(size=(n, 8)).astype("f4"), (rng.random((n, 4)) < p).astype("f4"))
-
-    train, val, test = independent(2000), independent(500), independent(2000)
-    chosen = test.Y[np.arange(2000), scores(spec, test, train=train, val=val).argmax(axis=1)]
-    standard_error = np.sqrt(0.7 * 0.3 / 2000)
-    assert chosen.mean() > test.Y[:, 3].mean() - 2 * standard_error
+    train, val, test = unrelated(2000, seed=3), unrelated(500, seed=4), unrelated(2000, seed=5)
+    routers.check_near_best_single(scores(spec, test, train=train, val=val), test)
 
 
 def test_with_most_labels_missing_it_still_learns_and_what_stands_there_changes_nothing(spec):
-    sparse = world(4000, missing=0.6)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
+    sparse = logistic(4000, missing=0.6)
     found = scores(spec, sparse, train=sparse)
     assert bce(found, sparse.Y) < base_rate(sparse.Y) - 0.015
-    assert np.array_equal(scores(spec, sparse, train=labelled(sparse.X, other_nan)), found)
+    assert np.array_equal(scores(spec, sparse, train=worlds.with_other_nans(sparse)), found)
 
 
 def test_no_label_at_all_is_an_error_that_says_so(spec):
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(spec, train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(spec, train=worlds.without_labels(TRAIN))
 
 
 @pytest.mark.parametrize("index", range(15))
 def test_every_variant_of_the_grid_learns(spec, index):
-    train, val = world(300), world(100, seed=1)
+    train, val = logistic(300), logistic(100, seed=1)
     router = spec.router()
     router.fit(train, val, variant=spec.grid[index], seed=0, device="cpu")
     assert bce(router.scores(train), train.Y) < base_rate(train.Y)
 
 
 def test_variants_fitted_together_score_as_those_fitted_one_by_one(spec):
-    train, val = world(300, missing=0.3), world(100, seed=1)
+    train, val = logistic(300, missing=0.3), logistic(100, seed=1)
     trials = [
         Trial(variant=variant, seed=seed) for seed in (0, 1) for variant in spec.grid[:1] + spec.grid[8:15]
     ]
-    together = spec.fit_many(train, val, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        router = spec.router()
-        router.fit(train, val, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert found == pytest.approx(router.scores(TEST), abs=1e-4)
+    for _, found, alone in routers.fitted_both_ways(spec, train, val, trials, TEST):
+        assert found == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_router_fitted_again_forgets_the_variant_before(spec):

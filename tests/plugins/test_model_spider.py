@@ -7,7 +7,8 @@ import pytest
 import torch
 from rph_plugins.routers import model_spider
 from rph_plugins.routers.model_spider import CARD, GRID, Config, ModelSpiderRouter
-from tests.worlds import as_queries, labelled
+from tests import routers, worlds
+from tests.worlds import as_queries, labelled, logistic, planted
 
 from rph import Trial, UsageError
 from rph.training.headrouter import Data
@@ -15,18 +16,7 @@ from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 
-
-def world(n, K=4, d=8, seed=0, missing=0.0):
-    """Queries on which each model's chance of being correct is logistic in the embedding."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d)).astype("f4")
-    W = 1.5 * np.random.default_rng(99).normal(size=(d, K))
-    Y = (rng.random((n, K)) < 1 / (1 + np.exp(-X @ W))).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
-
-
-TRAIN, VAL, TEST = world(250), world(150, seed=1), world(300, seed=2)
+TRAIN, VAL, TEST = logistic(250), logistic(150, seed=1), logistic(300, seed=2)
 QUICK = Config(width=16, learning_rate=1e-2)
 FORMS = {
     "plain": QUICK,
@@ -245,7 +235,7 @@ def test_a_stack_of_heads_gives_each_ones_scores():
 
 
 def test_parts_that_bound_memory_do_not_change_the_scores(monkeypatch):
-    router = fit(FORMS["bag"], world(64))
+    router = fit(FORMS["bag"], logistic(64))
     whole = router.scores(TEST)
     monkeypatch.setattr(model_spider, "NUMBERS", 1000)
     monkeypatch.setattr(model_spider, "ROWS", 70)
@@ -282,7 +272,7 @@ def test_bags_are_found_once_for_all_seeds(monkeypatch):
     calls, once = [], model_spider.Bags.__init__
     monkeypatch.setattr(model_spider.Bags, "__init__", lambda self, *a: calls.append(a[1]) or once(self, *a))
     trials = [Trial(variant=FORMS["bag"], seed=seed) for seed in (1, 2)]
-    model_spider.stacked(ModelSpiderRouter)(world(60), world(30, seed=1), trials, "cpu")
+    model_spider.stacked(ModelSpiderRouter)(logistic(60), logistic(30, seed=1), trials, "cpu")
     assert calls == [5]
 
 
@@ -291,28 +281,14 @@ def test_bags_are_found_once_for_all_seeds(monkeypatch):
 
 @each_form
 def test_it_beats_the_best_single_model_where_queries_tell(variant):
-    found, best = scores(variant=variant), TRAIN.Y.mean(axis=0).argmax()
-    assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
-
-
-def specialists(n, seed, missing=0.0, K=3):
-    """Two groups of queries, a specialist for each, and models that guess: all means are one half."""
-    rng = np.random.default_rng(seed)
-    side = rng.integers(0, 2, n)
-    X = 0.2 * rng.normal(size=(n, 32)) / np.sqrt(32)
-    X[:, 0] += np.where(side, 1, -1)
-    P = np.full((n, K), 0.5)
-    P[:, 0], P[:, 1] = np.where(side, 0.95, 0.05), np.where(side, 0.05, 0.95)
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y), np.where(side, 0, 1)
+    routers.check_beats_best_single(scores(variant=variant), TRAIN, TEST)
 
 
 @pytest.mark.parametrize("how", [{}, {"missing": 0.4}, {"K": 30}], ids=["dense", "sparse", "padded"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_queries_go_to_their_specialist(seed, how):
     (train, _), (val, _), (test, right) = (
-        specialists(n, s, **how) for n, s in ((500, 1), (150, 2), (400, 3))
+        planted(n, s, noise=0.035, **how) for n, s in ((500, 1), (150, 2), (400, 3))
     )
     found = scores(test, train=train, val=val, seed=seed)
     assert (found.argmax(axis=1) == right).mean() >= 0.98
@@ -321,60 +297,47 @@ def test_queries_go_to_their_specialist(seed, how):
 def test_fitting_many_equals_fitting_one_by_one():
     variants = [*FORMS.values(), replace(QUICK, learning_rate=5e-3)]
     trials = [Trial(variant=v, seed=seed) for v in variants for seed in (42, 7)]
-    small, val = world(70), world(40, seed=1)
-    together = model_spider.stacked(ModelSpiderRouter)(small, val, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        alone = scores(train=small, val=val, variant=trial.variant, seed=trial.seed)
+    small, val = logistic(70), logistic(40, seed=1)
+    for trial, found, alone in routers.fitted_both_ways(
+        model_spider.register_router(), small, val, trials, TEST
+    ):
         assert found == pytest.approx(alone, abs=1e-4), trial
 
 
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(variant):
-    router = fit(variant, world(64))
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert ("buffer/train" in router.state()) == (variant.bag > 1)
-    again = ModelSpiderRouter.from_state(router.state(), variant=variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    state = routers.check_state(fit(variant, logistic(64)), variant, TEST)
+    assert ("buffer/train" in state) == (variant.bag > 1)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order_nor_on_chance_in_scoring(variant):
-    router, order = fit(variant, world(64)), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    assert np.array_equal(router.scores(TEST), whole)
-    one_by_one = [router.scores(as_queries(TEST.X[i : i + 1])) for i in range(40)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:40], rel=1e-5, abs=2e-6)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], rel=1e-5, abs=2e-6)
+    router = fit(variant, logistic(64))
+    assert np.array_equal(router.scores(TEST), router.scores(TEST))
+    routers.check_batch_and_order(router, TEST, 40, rel=1e-5, abs=2e-6)
 
 
 def test_permuting_the_models_permutes_the_routes_in_distribution():
-    order = np.array([2, 0, 3, 1])
-    train, val = (labelled(s.X, s.Y[:, order]) for s in (TRAIN, VAL))
-    routes = scores().argmax(axis=1), order[scores(train=train, val=val).argmax(axis=1)]
-    found, permuted = (TEST.Y[np.arange(len(TEST)), route].mean() for route in routes)
-    assert permuted == pytest.approx(found, abs=0.05) and permuted > TEST.Y.mean(axis=0).max() + 0.05
-    assert (routes[0] == routes[1]).mean() > 0.6
+    routers.check_permuted_routes(scores, TRAIN, VAL, TEST)
 
 
 @pytest.mark.parametrize("variant", [QUICK, FORMS["bag"]], ids=["plain", "bag"])
 def test_what_stands_in_a_missing_label_changes_nothing(variant):
-    sparse = world(64, missing=0.5)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
-    found = scores(variant=variant, train=labelled(sparse.X, other_nan))
+    sparse = logistic(64, missing=0.5)
+    found = scores(variant=variant, train=worlds.with_other_nans(sparse))
     assert np.array_equal(found, scores(variant=variant, train=sparse))
 
 
 @each_form
 def test_a_model_never_run_ranks_last(variant):
-    train, val = (labelled(s.X, np.where([0, 1, 0, 0], NAN, s.Y)) for s in (world(64), VAL))
+    train, val = (labelled(s.X, np.where([0, 1, 0, 0], NAN, s.Y)) for s in (logistic(64), VAL))
     found = scores(train=train, val=val, variant=variant)
     assert found[:, 1] == pytest.approx(found[:, [0, 2, 3]].min(axis=1) - 1) and np.isfinite(found).all()
 
 
 def test_costs_are_never_read():
-    small = world(70)
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (small, VAL))
+    small = logistic(70)
+    train, val = (worlds.poisoned(s) for s in (small, VAL))
     assert np.array_equal(scores(train=train, val=val), scores(train=small))
 
 
@@ -388,7 +351,7 @@ def test_constant_embeddings_give_constant_scores(variant):
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 MUTATIONS = [

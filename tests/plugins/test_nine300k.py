@@ -8,6 +8,7 @@ from rph_plugins.benchmarks import nine300k
 from rph_plugins.benchmarks.nine300k import CARD, load
 from tests.releases import nine30k as small
 from tests.releases import nine300k as release
+from tests.releases.folder import save
 from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
 
 from rph import UsageError
@@ -19,11 +20,8 @@ NAN = float("nan")
 
 
 def put(folder, files, *left_out):
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        if name.split(".")[0] not in left_out:
-            (folder / name).write_bytes(content)
-    return str(folder)
+    kept = {name: content for name, content in files.items() if name.split(".")[0] not in left_out}
+    return str(save(kept, folder))
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from rph_plugins.benchmarks import nine30k
 from rph_plugins.benchmarks.nine30k import CARD, load
-from tests.hub_server import FakeHub
+from tests.hub_server import PATIENT, FakeHub
+from tests.moments import PATIENCE
 from tests.releases import nine30k as release
+from tests.releases.folder import save
 from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
 
 from rph import UsageError
@@ -25,7 +27,6 @@ FORMS = {"jsonl": as_jsonl, "parquet": as_parquet}
 
 def put(folder, form=None, **splits):
     """The made-up release in a folder, all in one form if so asked; `train=[...]` are other rows, or other bytes."""
-    folder.mkdir(exist_ok=True)
     if form is None and not splits:
         files = release.files()
     else:
@@ -35,9 +36,7 @@ def put(folder, form=None, **splits):
             f"{name}.{form or 'jsonl'}": rows if isinstance(rows, bytes) else write(rows)
             for name, rows in made.items()
         }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return str(folder)
+    return str(save(files, folder))
 
 
 def train(row=None, **values):
@@ -316,10 +315,11 @@ except RphError as error:
     run = subprocess.run(
         [sys.executable, "-c", script.format(options=options)],
         env={key: value for key, value in os.environ.items() if key not in ("RPH_OFFLINE", "HF_HUB_OFFLINE")}
+        | PATIENT
         | ours,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -8,7 +8,8 @@ import torch
 import xgboost
 from rph_plugins.routers import optllm
 from rph_plugins.routers.optllm import CARD, GRID, Config, OptLlmRouter, resample_weights
-from tests.worlds import as_queries, labelled, some_queries, world
+from tests import routers, worlds
+from tests.worlds import labelled, some_queries, world
 
 from rph import Trial, UsageError
 
@@ -89,7 +90,7 @@ def plain(X, y, cuts, config=None, seed=0, **params):
 
 
 def blind(val=VAL):
-    return labelled(val.X, np.full_like(val.Y, NAN))
+    return worlds.without_labels(val)
 
 
 def test_one_resample_is_a_plain_booster():
@@ -274,7 +275,7 @@ def test_what_stands_behind_a_missing_label_changes_nothing(form):
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(worlds.without_labels(TRAIN))
 
 
 # --- fitting many at once -----------------------------------------------------------------------------
@@ -286,11 +287,8 @@ def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
         replace(variant, rounds=12, resamples=min(variant.resamples, 2)) for variant in reversed(GRID)
     ]
     trials = [Trial(variant=v, seed=s) for s, vs in ((1, variants), (2, variants[:4])) for v in vs]
-    together = optllm.fit_many(train, val, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        router = OptLlmRouter()
-        router.fit(train, val, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert np.array_equal(router.scores(TEST), found)
+    for _, found, alone in routers.fitted_both_ways(optllm.register_router(), train, val, trials, TEST):
+        assert np.array_equal(alone, found)
 
 
 def test_variants_that_differ_in_alpha_share_their_boosters(monkeypatch):
@@ -316,11 +314,7 @@ def test_permuting_the_models_permutes_the_scores(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_scores_do_not_depend_on_batch_or_order(form):
-    router, order = fit(**form), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(as_queries(TEST.X[i : i + 1])) for i in range(len(TEST))]
-    assert np.array_equal(np.concatenate(one_by_one), whole)
-    assert np.array_equal(router.scores(as_queries(TEST.X[order])), whole[order])
+    routers.check_batch_and_order(fit(**form), TEST, len(TEST))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -342,11 +336,8 @@ def test_constant_embeddings_give_the_means():
 @pytest.mark.parametrize("form", FORMS)
 def test_a_router_from_its_state_gives_the_same_scores(form):
     router = fit(**form)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) and value.dtype != object for value in state.values())
+    state = routers.check_state(router, small(**form), TEST)
     assert state["boosters"].dtype == np.uint8
-    again = OptLlmRouter.from_state(state, variant=small(**form), device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
 
 
 def test_one_thread_is_used_to_fit_and_to_predict(monkeypatch):
@@ -366,7 +357,7 @@ def test_one_thread_is_used_to_fit_and_to_predict(monkeypatch):
 
 
 def test_costs_are_never_read():
-    priced = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
+    priced = worlds.poisoned(TRAIN)
     assert np.array_equal(scores(train=priced), scores())
 
 

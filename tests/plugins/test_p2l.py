@@ -9,7 +9,8 @@ import pytest
 import torch
 from rph_plugins.routers import p2l
 from rph_plugins.routers.p2l import GRID, Config, P2lRouter, grk_log_probabilities, votes
-from tests.worlds import as_queries, labelled, some_queries, world
+from tests import routers, worlds
+from tests.worlds import labelled, some_queries, splits, world
 
 from rph import Trial, UsageError
 from rph.registry import MAX_VARIANTS
@@ -17,13 +18,6 @@ from rph.training.heads import Batch, Draw, bce_loss, chance, fit_heads, masked_
 
 NAN = np.nan
 SPEC = p2l.register_router()
-
-
-def splits(train, val, **how):
-    """Train and val of one world."""
-    whole = world(train + val, **how)
-    return labelled(whole.X[:train], whole.Y[:train]), labelled(whole.X[train:], whole.Y[train:])
-
 
 TRAIN, VAL = splits(160, 50)
 TEST = some_queries(60)
@@ -377,55 +371,39 @@ def test_fitting_many_equals_fitting_one_by_one():
         Trial(variant=v, seed=2) for v in (small[0], small[6])
     ]
     queries = some_queries(30, d=6)
-    together = SPEC.fit_many(train, val, trials, "cpu").scores(queries)
-    for trial, found in zip(trials, together, strict=True):
-        alone = scores(trial.variant, queries, train=train, val=val, seed=trial.seed)
+    for _, found, alone in routers.fitted_both_ways(SPEC, train, val, trials, queries):
         assert found == pytest.approx(alone, abs=1e-4)
 
 
 def test_drawn_pairs_of_several_seeds_are_those_of_each_seed():
-    (train, val), queries = splits(80, 30, K=20), some_queries(10)
     trials = [Trial(variant=DEFAULT, seed=seed) for seed in (1, 2)]
-    together = SPEC.fit_many(train, val, trials, "cpu").scores(queries)
-    for trial, found in zip(trials, together, strict=True):
-        assert found == pytest.approx(
-            scores(train=train, val=val, queries=queries, seed=trial.seed), abs=1e-4
-        )
+    for _, found, alone in routers.fitted_both_ways(SPEC, *splits(80, 30, K=20), trials, some_queries(10)):
+        assert found == pytest.approx(alone, abs=1e-4)
 
 
 @each_kind
 def test_a_router_from_its_state_gives_the_same_scores(variant):
-    router = fitted(variant)
-    again = P2lRouter.from_state(router.state(), variant=variant, device="cpu")
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(fitted(variant), variant, TEST)
 
 
 @each_kind
 def test_permuting_the_models_permutes_the_scores(variant):
     order = [2, 0, 3, 1]
-    train, val = (labelled(s.X, s.Y[:, order]) for s in (TRAIN, VAL))
+    train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     assert scores(variant, train=train, val=val) == pytest.approx(scores(variant)[:, order], abs=1e-3)
 
 
 @each_kind
 def test_scores_do_not_depend_on_batch_or_order(variant):
-    router, order = fitted(variant), np.random.default_rng(0).permutation(60)
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(as_queries(TEST.X[i : i + 1])) for i in range(20)]
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:20], abs=1e-6)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], abs=1e-6)
+    routers.check_batch_and_order(fitted(variant), TEST, 20, abs=1e-6)
 
 
 @each_kind
 def test_what_stands_where_a_label_is_missing_changes_nothing(variant):
     sparse = world(160, missing=0.6)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
     found = scores(variant, train=sparse)
-    assert np.isfinite(found).all() and np.array_equal(
-        scores(variant, train=labelled(sparse.X, other_nan)), found
-    )
+    assert np.isfinite(found).all()
+    assert np.array_equal(scores(variant, train=worlds.with_other_nans(sparse)), found)
 
 
 @pytest.mark.parametrize("loss", PAIRWISE)
@@ -440,15 +418,16 @@ def test_a_model_never_observed_keeps_the_coefficient_of_the_pools_mean(loss):
 
 
 def test_costs_and_labels_of_the_queries_are_never_read():
-    poison = np.full_like(TRAIN.Y, NAN)
-    assert np.array_equal(scores(queries=labelled(TRAIN.X, poison, poison)), scores(queries=TRAIN))
-    train = labelled(TRAIN.X, TRAIN.Y, poison)
+    assert np.array_equal(
+        scores(queries=worlds.poisoned(worlds.without_labels(TRAIN))), scores(queries=TRAIN)
+    )
+    train = worlds.poisoned(TRAIN)
     assert np.array_equal(scores(train=train), scores())
 
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_the_anchor_uses_the_harness_cross_entropy_of_observed_cells():

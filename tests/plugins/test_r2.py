@@ -8,6 +8,7 @@ import pytest
 from rph_plugins.benchmarks import r2
 from rph_plugins.benchmarks.r2 import BUDGETS, COUNTS, MODELS, PRICES, load
 from tests.releases import r2 as release
+from tests.releases.folder import row_of, save
 
 from rph import UsageError
 from rph.data import published
@@ -16,13 +17,6 @@ from rph.registry import installed
 
 MATH_1B, GLM_46 = "Qwen/Qwen2.5-Math-1.5B-Instruct", "zai-org/GLM-4.6"
 FIRST, SECOND, LAST = (f"data/{MODELS[m]}/4000_judge.csv" for m in (0, 1, 9))
-
-
-def save(files, folder):
-    for path, content in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
 
 
 def load_rows(tables, folder, **options):
@@ -35,10 +29,6 @@ def load_with(folder, path, **changed):
     tables = release.tables()
     tables[path][3] |= changed
     return load_rows(tables, folder)
-
-
-def row_of(dataset, name):
-    return next((s, list(s.ids).index(name)) for _, s in dataset.splits() if name in s.ids)
 
 
 # --- content ----------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import torch
 from rph_plugins.routers import rorf
 from rph_plugins.routers.rorf import CARD, GRID, Config, RorfRouter, Trees, flatten, leaf_means
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from tests.worlds import as_queries, labelled, some_queries, world
+from tests import routers, worlds
+from tests.worlds import labelled, some_queries, world
 
 from rph import Trial, UsageError
 
@@ -259,9 +260,7 @@ def test_labels_that_do_not_depend_on_queries_give_calibrated_means_and_no_gain(
 @pytest.mark.parametrize("forest", FORMS)
 def test_what_stands_behind_a_missing_label_changes_nothing(forest):
     sparse = world(missing=0.4)
-    other = sparse.Y.copy()
-    other.view(np.uint32)[np.isnan(sparse.Y)] = 0xFFC12345  # a NaN all the same
-    again = scores(train=labelled(sparse.X, other), forest=forest)
+    again = scores(train=worlds.with_other_nans(sparse), forest=forest)
     assert np.array_equal(again, scores(train=sparse, forest=forest))
 
 
@@ -285,7 +284,7 @@ def test_independent_forests_are_those_of_the_model_alone():
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(worlds.without_labels(TRAIN))
 
 
 # --- fitting many at once -----------------------------------------------------------------------------
@@ -296,11 +295,8 @@ def test_fitting_many_equals_fitting_one_by_one_bit_for_bit():
     queries = some_queries(30, d=70)
     variants = [replace(variant, trees=4) for variant in GRID]
     trials = [Trial(variant=v, seed=s) for s, vs in ((1, variants), (2, variants[:1])) for v in vs]
-    together = rorf.fit_many(train, VAL, trials, "cpu").scores(queries)
-    for trial, found in zip(trials, together, strict=True):
-        router = RorfRouter()
-        router.fit(train, VAL, variant=trial.variant, seed=trial.seed, device="cpu")
-        assert np.array_equal(router.scores(queries), found)
+    for _, found, alone in routers.fitted_both_ways(rorf.register_router(), train, VAL, trials, queries):
+        assert np.array_equal(alone, found)
 
 
 def test_variants_that_differ_in_depth_share_one_growth(monkeypatch):
@@ -318,18 +314,15 @@ def test_variants_that_differ_in_depth_share_one_growth(monkeypatch):
 def test_permuting_the_models_permutes_the_scores(forest):
     # Exact here: sums of 0/1 labels are exact in any order. The seed's draws do not depend on the models.
     order = [2, 0, 3, 1]
-    permuted = labelled(TRAIN.X, TRAIN.Y[:, order])
-    found = scores(train=permuted, forest=forest)
+    found = scores(train=worlds.reordered(TRAIN, order), forest=forest)
     assert found == pytest.approx(scores(forest=forest)[:, order], abs=1e-6)
 
 
 @pytest.mark.parametrize("config", [{}, {"forest": "independent"}, {"components": 3, "features": 1.0}])
 def test_scores_do_not_depend_on_batch_or_order(config, monkeypatch):
-    router, order = fit(**config), np.random.default_rng(0).permutation(len(TEST))
+    router = fit(**config)
     whole = router.scores(TEST)
-    one_by_one = [router.scores(as_queries(TEST.X[i : i + 1])) for i in range(len(TEST))]
-    assert np.array_equal(np.concatenate(one_by_one), whole)
-    assert np.array_equal(router.scores(as_queries(TEST.X[order])), whole[order])
+    routers.check_batch_and_order(router, TEST, len(TEST))
     monkeypatch.setattr(rorf, "POSITIONS", 7 * 8)
     assert np.array_equal(router.scores(TEST), whole)
 
@@ -356,17 +349,13 @@ def test_the_number_of_threads_changes_nothing():
     "config", [*({"forest": forest} for forest in FORMS), {"depth": 2}, {"components": 3}]
 )
 def test_a_router_from_its_state_gives_the_same_scores(config):
-    router = fit(**config)
-    state = router.state()
-    assert all(isinstance(value, np.ndarray) and value.dtype != object for value in state.values())
-    again = RorfRouter.from_state(state, variant=small(**config), device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(fit(**config), small(**config), TEST)
 
 
 def test_val_and_costs_are_never_read():
     router = RorfRouter()
-    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
-    priced = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
+    blind = worlds.without_labels(VAL)
+    priced = worlds.poisoned(TRAIN)
     router.fit(priced, blind, variant=small(), seed=42, device="cpu")
     assert np.array_equal(router.scores(TEST), scores())
 

@@ -7,25 +7,15 @@ import pytest
 import torch
 from rph_plugins.routers import routerdc
 from rph_plugins.routers.routerdc import CARD, GRID, Config, RouterDcRouter
-from tests.worlds import as_queries, labelled
+from tests import routers, worlds
+from tests.worlds import as_queries, labelled, logistic, planted
 
 from rph import Trial, UsageError
 from rph.training.heads import Batch, Draw, chance
 
 NAN = np.nan
 
-
-def world(n, K=4, d=8, seed=0, missing=0.0):
-    """Queries on which each model's chance of being correct is logistic in the embedding."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d)).astype("f4")
-    W = 1.5 * np.random.default_rng(99).normal(size=(d, K))
-    Y = (rng.random((n, K)) < 1 / (1 + np.exp(-X @ W))).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y)
-
-
-TRAIN, VAL, TEST = world(300), world(150, seed=1), world(300, seed=2)
+TRAIN, VAL, TEST = logistic(300), logistic(150, seed=1), logistic(300, seed=2)
 QUICK = Config(learning_rate=5e-3, steps=100)
 FORMS = [QUICK, replace(QUICK, hidden=16, temperature=0.07)]
 each_form = pytest.mark.parametrize("variant", FORMS, ids=["linear", "hidden"])
@@ -239,24 +229,11 @@ def test_scores_are_cosines_over_the_temperature(variant):
     assert scores(as_queries(TEST.X * 10), variant=variant) == pytest.approx(found, abs=1e-5)
 
 
-def specialists(n, seed, missing=0.0, K=3):
-    """Two groups of queries, a specialist for each, and models that guess: all means are one half."""
-    rng = np.random.default_rng(seed)
-    side = rng.integers(0, 2, n)
-    X = 0.2 * rng.normal(size=(n, 32)) / np.sqrt(32)
-    X[:, 0] += np.where(side, 1, -1)
-    P = np.full((n, K), 0.5)
-    P[:, 0], P[:, 1] = np.where(side, 0.95, 0.05), np.where(side, 0.05, 0.95)
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    return labelled(X, Y), np.where(side, 0, 1)
-
-
 @pytest.mark.parametrize("how", [{}, {"missing": 0.4}, {"K": 112}], ids=["dense", "sparse", "padded"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_queries_go_to_their_specialist(seed, how):
     (train, _), (val, _), (test, right) = (
-        specialists(n, s, **how) for n, s in ((800, 1), (200, 2), (400, 3))
+        planted(n, s, noise=0.035, **how) for n, s in ((800, 1), (200, 2), (400, 3))
     )
     found = scores(test, variant=replace(QUICK, positives=0, negatives=0), train=train, val=val, seed=seed)
     assert (found.argmax(axis=1) == right).mean() >= 0.98
@@ -271,7 +248,7 @@ def test_clusters_are_those_of_the_training_queries_and_found_once_for_all_heads
 
     monkeypatch.setattr(routerdc, "kmeans", counting)
     variants = [QUICK, replace(QUICK, weight=0.2), replace(QUICK, clusters=4), replace(QUICK, hidden=8)]
-    small, val = world(100), world(50, seed=1)
+    small, val = logistic(100), logistic(50, seed=1)
     routerdc.stacked(RouterDcRouter)(
         small, val, [Trial(variant=v, seed=s) for v in variants for s in (1, 2)], "cpu"
     )
@@ -283,51 +260,33 @@ def test_clusters_are_those_of_the_training_queries_and_found_once_for_all_heads
 
 @each_form
 def test_it_beats_the_best_single_model_where_queries_tell(variant):
-    found, best = scores(variant=variant), TRAIN.Y.mean(axis=0).argmax()
-    assert TEST.Y[np.arange(len(TEST)), found.argmax(axis=1)].mean() > TEST.Y[:, best].mean() + 0.05
+    routers.check_beats_best_single(scores(variant=variant), TRAIN, TEST)
 
 
 def test_fitting_many_equals_fitting_one_by_one():
     variants = [*FORMS, replace(QUICK, weight=0.2), replace(QUICK, positives=0, negatives=0, clusters=4)]
     trials = [Trial(variant=v, seed=seed) for seed in (42, 7) for v in variants]
-    together = routerdc.stacked(RouterDcRouter)(TRAIN, VAL, trials, "cpu").scores(TEST)
-    for trial, found in zip(trials, together, strict=True):
-        alone = scores(variant=trial.variant, seed=trial.seed)
+    for trial, found, alone in routers.fitted_both_ways(routerdc.register_router(), TRAIN, VAL, trials, TEST):
         assert found == pytest.approx(alone, abs=1e-4 / trial.variant.temperature), trial
 
 
 @each_form
 def test_a_router_from_its_state_gives_the_same_scores(variant):
-    router = fit(variant)
-    assert all(isinstance(value, np.ndarray) for value in router.state().values())
-    again = RouterDcRouter.from_state(router.state(), variant=variant, device="cpu")
-    assert np.array_equal(again.scores(TEST), router.scores(TEST))
+    routers.check_state(fit(variant), variant, TEST)
 
 
 @each_form
 def test_scores_do_not_depend_on_batch_or_order(variant):
-    router, order = fit(variant), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(as_queries(TEST.X[i : i + 1])) for i in range(40)]
-    near = {"abs": 1e-6 / variant.temperature}
-    assert np.concatenate(one_by_one) == pytest.approx(whole[:40], **near)
-    assert router.scores(as_queries(TEST.X[order])) == pytest.approx(whole[order], **near)
+    routers.check_batch_and_order(fit(variant), TEST, 40, abs=1e-6 / variant.temperature)
 
 
 def test_permuting_the_models_permutes_the_routes_in_distribution():
-    order = np.array([2, 0, 3, 1])
-    train, val = (labelled(s.X, s.Y[:, order]) for s in (TRAIN, VAL))
-    routes = scores().argmax(axis=1), order[scores(train=train, val=val).argmax(axis=1)]
-    found, permuted = (TEST.Y[np.arange(len(TEST)), route].mean() for route in routes)
-    assert permuted == pytest.approx(found, abs=0.05) and permuted > TEST.Y.mean(axis=0).max() + 0.05
-    assert (routes[0] == routes[1]).mean() > 0.6
+    routers.check_permuted_routes(scores, TRAIN, VAL, TEST)
 
 
 def test_what_stands_in_a_missing_label_changes_nothing():
-    sparse = world(500, missing=0.5)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(other_nan)] = 0xFFC12345  # a NaN all the same
-    assert np.array_equal(scores(train=labelled(sparse.X, other_nan)), scores(train=sparse))
+    sparse = logistic(500, missing=0.5)
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse)), scores(train=sparse))
 
 
 def test_a_model_never_run_has_the_lowest_score_there_is():
@@ -338,7 +297,7 @@ def test_a_model_never_run_has_the_lowest_score_there_is():
 
 
 def test_costs_are_never_read():
-    train, val = (labelled(s.X, s.Y, np.full_like(s.Y, NAN)) for s in (TRAIN, VAL))
+    train, val = (worlds.poisoned(s) for s in (TRAIN, VAL))
     assert np.array_equal(scores(train=train, val=val), scores())
 
 
@@ -349,7 +308,7 @@ def test_constant_embeddings_give_constant_scores():
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=labelled(TRAIN.X, np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 MUTATIONS = [

@@ -9,6 +9,7 @@ import pytest
 from rph_plugins.benchmarks import sprout
 from rph_plugins.benchmarks.sprout import COLUMNS, COUNTS, MODELS, PRICES, load
 from tests.releases import sprout as release
+from tests.releases.folder import row_of, save
 
 from rph import UsageError
 from rph.data import routing_table
@@ -20,13 +21,6 @@ TRAIN, VAL, TEST = (
     for name in ("train-00001-of-00003", "validation-00000-of-00001", "test-00000-of-00001")
 )
 GPT, MIXTRAL = "openai-gpt-4o", "wxai-mixtral-8x7b-instruct-v01"
-
-
-def save(files, folder):
-    for path, content in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
 
 
 def load_rows(tables, folder, **options):
@@ -46,10 +40,6 @@ def load_table(folder, path, change):
     save(release.files(), folder)
     pq.write_table(change(pq.read_table(folder / path)), folder / path)
     return load(path=str(folder))
-
-
-def row_of(dataset, name):
-    return next((s, list(s.ids).index(name)) for _, s in dataset.splits() if name in s.ids)
 
 
 # --- content ----------------------------------------------------------------------------------------

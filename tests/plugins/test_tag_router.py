@@ -7,31 +7,14 @@ import numpy as np
 import pytest
 from rph_plugins.routers import tag_router
 from rph_plugins.routers.tag_router import GRID, Config, TagRouter, Vocabulary, fit_many, learn_vocabulary
+from tests import routers, worlds
+from tests.worlds import grouped, labelled, planted
 
-from rph import Labelled, Queries, Trial, UsageError
+from rph import Queries, Trial, UsageError
 
 NAN = np.nan
 
-
-def labelled(X, Y, C=None, texts=None):
-    texts = [""] * len(X) if texts is None else texts
-    return Labelled(X=X, Y=Y, C=C, texts=texts, models=tuple(f"m{i}" for i in range(Y.shape[1])))
-
-
-def world(n=600, d=8, K=4, groups=6, missing=0.0, seed=0):
-    """Queries of a few groups with words of their own; in each group the models have accuracies of their own."""
-    rng = np.random.default_rng(seed)
-    group = rng.integers(0, groups, n)
-    X = (3 * np.random.default_rng(99).normal(size=(groups, d))[group] + rng.normal(size=(n, d))).astype("f4")
-    P = np.random.default_rng(98).random((groups, K))[group]
-    Y = (rng.random((n, K)) < P).astype("f4")
-    Y[rng.random(Y.shape) < missing] = NAN
-    words = rng.integers(0, 8, (n, 6))
-    texts = ["the " + " ".join(f"g{g}w{w}" for w in row) for g, row in zip(group, words, strict=True)]
-    return labelled(X, Y, texts=texts)
-
-
-TRAIN, VAL, TEST = world(), world(200, seed=1), world(300, seed=2)
+TRAIN, VAL, TEST = grouped(), grouped(200, seed=1), grouped(300, seed=2)
 BEST = TRAIN.Y.mean(axis=0).argmax()  # the reference on TRAIN
 EMB = {"tagger": "emb", "tags": 16, "per_query": 3}
 TEXT = {"tagger": "text", "tags": 0, "per_query": 4}
@@ -257,26 +240,16 @@ def test_only_the_text_tagger_reads_texts_and_only_the_other_reads_embeddings():
 
 @each_kind
 def test_it_beats_the_best_single_model_where_groups_differ(kind):
-    chosen = TEST.Y[np.arange(len(TEST)), scores(**kind).argmax(axis=1)]
-    assert chosen.mean() > TEST.Y[:, BEST].mean() + 0.05
+    routers.check_beats_best_single(scores(**kind), TRAIN, TEST)
 
 
 def test_two_planted_specialists_each_get_their_own_queries():
-    def planted(n, seed, missing=0.0, copies=1):
-        rng = np.random.default_rng(seed)
-        side = rng.integers(0, 2, n)
-        X = rng.normal(size=(n, 32)) * 0.1
-        X[:, 0] += 1 - 2 * side
-        P = np.array([[0.95, 0.05], [0.05, 0.95], *[[0.5, 0.5]] * copies]).T[side]
-        Y = (rng.random(P.shape) < P).astype("f4")
-        Y[rng.random(Y.shape) < missing] = NAN
-        return labelled(X.astype("f4"), Y), side
-
     cases = [(0, "rate", 0.0, 1), (1, "rate", 0.0, 1), (1, "sum", 0.4, 1), (0, "smoothed", 0.4, 20)]
-    for seed, scorer, missing, copies in cases:
-        train, test = planted(4000, seed, missing, copies), planted(1000, seed + 10, copies=copies)
-        found = scores(test[0], train=train[0], tags=64, per_query=5, scorer=scorer, seed=seed)
-        assert (found.argmax(axis=1) == test[1]).mean() >= 0.98
+    for seed, scorer, missing, guessing in cases:
+        train, _ = planted(4000, seed, 2 + guessing, missing, noise=0.1)
+        test, specialist = planted(1000, seed + 10, 2 + guessing, noise=0.1)
+        found = scores(test, train=train, tags=64, per_query=5, scorer=scorer, seed=seed)
+        assert (found.argmax(axis=1) == specialist).mean() >= 0.98
 
 
 @each_kind
@@ -331,36 +304,29 @@ def test_permuting_the_models_permutes_the_scores(kind):
 
 @each_kind
 def test_scores_do_not_depend_on_batch_or_order(kind):
-    router, order = fit(**kind), np.random.default_rng(0).permutation(len(TEST))
-    whole = router.scores(TEST)
-    one_by_one = [router.scores(Queries(X=TEST.X[i : i + 1], texts=TEST.texts[i : i + 1])) for i in range(40)]
-    assert np.array_equal(np.concatenate(one_by_one), whole[:40])
-    shuffled = router.scores(Queries(X=TEST.X[order], texts=[TEST.texts[i] for i in order]))
-    assert np.array_equal(shuffled, whole[order])
+    router = fit(**kind)
+    routers.check_batch_and_order(router, TEST, 40)
     assert router.scores(Queries(X=TEST.X[:0], texts=[])).shape == (0, 4)
 
 
 def test_test_labels_val_labels_and_costs_are_never_read():
-    poison = np.full_like(TEST.Y, NAN)
-    assert np.array_equal(scores(labelled(TEST.X, poison, poison)), scores())
-    costs = labelled(TRAIN.X, TRAIN.Y, np.full_like(TRAIN.Y, NAN))
-    blind = labelled(VAL.X, np.full_like(VAL.Y, NAN))
+    assert np.array_equal(scores(worlds.poisoned(worlds.without_labels(TEST))), scores())
+    costs = worlds.poisoned(TRAIN)
+    blind = worlds.without_labels(VAL)
     assert np.array_equal(scores(train=costs, val=blind), scores())
 
 
 @each_kind
 def test_unobserved_labels_are_no_losses_and_any_nan_is_a_nan(kind):
-    sparse = world(missing=0.5)
+    sparse = grouped(missing=0.5)
     found = scores(train=sparse, **kind)
-    other_nan = sparse.Y.copy()
-    other_nan.view(np.uint32)[np.isnan(sparse.Y)] = 0xFFC12345  # a NaN all the same
-    assert np.array_equal(scores(train=with_labels(other_nan, sparse), **kind), found)
+    assert np.array_equal(scores(train=worlds.with_other_nans(sparse), **kind), found)
     assert not np.array_equal(scores(train=with_labels(np.nan_to_num(sparse.Y), sparse), **kind), found)
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_models_keep_their_rates_whatever_share_of_their_labels_is_missing(kind):
-    large = world(6000)
+    large = grouped(6000)
     Y = large.Y.copy()
     hidden = np.array([k for k in range(4) if k != np.nanmean(Y, axis=0).argmax()])
     Y[np.ix_(np.random.default_rng(0).random(6000) < 0.5, hidden)] = NAN
@@ -380,9 +346,7 @@ def test_fewer_queries_than_tags_work(rows, kind):
 
 @each_kind
 def test_a_model_that_is_always_right_is_always_chosen(kind):
-    Y = TRAIN.Y.copy()
-    Y[:, 2] = 1
-    assert (scores(train=with_labels(Y), **kind).argmax(axis=1) == 2).all()
+    assert (scores(train=worlds.always_right(TRAIN), **kind).argmax(axis=1) == 2).all()
 
 
 @each_kind
@@ -407,7 +371,7 @@ def test_constant_embeddings_give_one_tag_and_constant_scores():
 
 def test_no_label_at_all_is_an_error_that_says_so():
     with pytest.raises(UsageError, match="no training query has a label"):
-        fit(train=with_labels(np.full_like(TRAIN.Y, NAN)))
+        fit(train=worlds.without_labels(TRAIN))
 
 
 def test_a_seed_fixes_the_scores_and_another_changes_those_of_the_codebook_only():

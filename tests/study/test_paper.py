@@ -114,8 +114,10 @@ def test_a_missing_or_damaged_table_is_named(tables):
 def test_the_names_of_the_real_tables_lead_to_the_21_routers():
     with (REFERENCE / "names.csv").open() as file:
         names = {row["paper"]: row["router"] for row in csv.DictReader(file)}
-    points = importlib.metadata.distribution(OURS).entry_points
-    ours = {p.name.removeprefix("router-") for p in points if p.name.startswith("router-")}
+    points = importlib.metadata.entry_points(group="rph")
+    ours = {
+        p.name.removeprefix("router-") for p in points if p.name.startswith("router-") and p.dist.name == OURS
+    }
     assert set(names.values()) == ours and len(ours) == 21
     for name in ("table1_accuracy.csv", *(name for name, _ in paper.UTILITY.values())):
         with (REFERENCE / name).open() as file:

@@ -1,13 +1,17 @@
 """K-means against scikit-learn, brute force and cases small enough to see through."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.worlds import grouped
 
+from rph import Trial
 from rph.training import clusters
-from rph.training.clusters import cluster_means, kmeans, nearest
+from rph.training.clusters import ClusterRouter, cluster_means, clustered, kmeans, nearest
 
 NAN = np.nan
 
@@ -166,3 +170,55 @@ def test_cluster_means_weighted_by_size_are_the_overall_means(n, count, seed):
     means = cluster_means(Y, torch.tensor(assignment), count, shrinkage=0)
     sizes = np.bincount(assignment, minlength=count)
     assert sizes @ means / n == pytest.approx(Y.mean(axis=0), abs=1e-5)
+
+
+# --- routers that learn from clusters -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    clusters: int
+    scale: float = 1.0
+
+
+class Sizes(ClusterRouter):
+    """Every query has the sizes of the clusters as scores."""
+
+    def learn(self, found, known, variant, device):
+        self.known = known
+        self.sizes = variant.scale * np.bincount(found.assignment.numpy(), minlength=len(found.centres))
+
+    def scores(self, queries):
+        return np.tile(self.sizes, (len(queries), 1))
+
+
+def test_a_router_learns_from_the_clusters_of_the_queries_with_a_label():
+    train = grouped(100)
+    train.Y[:30] = NAN
+    router = Sizes()
+    router.fit(train, train, variant=Config(clusters=3), seed=5, device="cpu")
+    assert len(router.known) == 70
+    X = torch.tensor(router.known.unit)
+    wanted = kmeans(X, 3, generator=chance(5)).assignment.bincount()
+    assert router.sizes.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize(("queries", "most"), [(19, 1), (39, 1), (40, 2), (199, 9)])
+def test_there_is_at_most_one_cluster_per_twenty_queries(queries, most):
+    router = Sizes()
+    router.fit(grouped(queries), grouped(10), variant=Config(clusters=50), seed=0, device="cpu")
+    assert len(router.sizes) == most
+
+
+def test_trials_of_equal_seed_and_number_of_clusters_share_one_clustering(monkeypatch):
+    calls = []
+    monkeypatch.setattr(clusters, "kmeans", lambda X, n, **how: calls.append(n) or kmeans(X, n, **how))
+    train = grouped(200)
+    variants = [Config(4), Config(4, scale=2.0), Config(10), Config(50)]  # the cap is 10
+    trials = [Trial(variant=variant, seed=seed) for seed in (1, 2) for variant in variants]
+    together = clustered(Sizes)(train, train, trials, "cpu").scores(train)
+    assert calls == [4, 10, 4, 10]
+    for trial, found in zip(trials, together, strict=True):
+        router = Sizes()
+        router.fit(train, train, variant=trial.variant, seed=trial.seed, device="cpu")
+        assert np.array_equal(found, router.scores(train))

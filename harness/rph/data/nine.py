@@ -13,11 +13,11 @@ Other columns are an error. A row on which no model was observed is left out, wi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph.api import SPLITS, File, Split
+from rph.api import SPLITS, BenchmarkCard, File, RoutingDataset, Split
 from rph.data import hub, published, routing_table
 from rph.errors import RphError, UsageError
 from rph.lazy import np
@@ -59,6 +59,26 @@ NOTES = (
     "One of the 57 sources is not public (PANDAX-patent-QA, 181 of the 31,027 and 1,810 of the 310,371 queries).",
     "Files with the counts of the paper are taken for the benchmark, others for a subset: results carry another name.",
 )
+
+
+def card(
+    name: str, *, title: str, counts: dict[SplitName, int], split_rule: str, notes: tuple[str, ...]
+) -> BenchmarkCard:
+    """The card of one of the two, with what is true of both; `counts` are the paper's, `notes` of this one alone."""
+    return BenchmarkCard(
+        name=name,
+        title=f"{title}; read from a copy of yours",
+        citation="arXiv:2606.07587, Appendix D",
+        url="https://arxiv.org/abs/2606.07587",
+        licence="not known: no public release",
+        models=MODELS,
+        splits=counts,
+        paper=counts,
+        costs=True,
+        label_rule="0 or 1 as given, by the scorer of each task; null is no label",
+        split_rule=f"as given: a file per split; {split_rule}",
+        notes=(*NOTES, *notes),
+    )
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -152,6 +172,13 @@ def _on_hub(benchmark: str, repo: str, revision: str, split: SplitName) -> File:
 
 
 # --- rows -------------------------------------------------------------------------------------------
+
+
+def dataset(benchmark: str, splits: Mapping[str, Split], counts: Mapping[SplitName, int]) -> RoutingDataset:
+    """The splits as one of the two, or as a subset where they have other counts than the paper's."""
+    train, val, test = (splits[name] for name in SPLITS)
+    whole = RoutingDataset(name=benchmark, models=MODELS, train=train, val=val, test=test)
+    return published.named(whole, counts)
 
 
 def read(found: published.Sources) -> dict[str, Split]:

@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count, groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rph import disk
 from rph.api import Split
-from rph.data import hub
+from rph.data import hub, routing_table
 from rph.errors import RphError, UsageError
 from rph.lazy import np
 
@@ -64,6 +64,16 @@ class Sources:
     def __iter__(self) -> Iterator[Path]:
         """The files, in the order in which they were given."""
         return (self[path] for path in self.files)
+
+    def converted(
+        self, convert: Callable[..., RoutingDataset], version: int, **options: Any
+    ) -> RoutingDataset:
+        """What `convert` makes of the files with these options: converted once, then read from disk.
+
+        `version` is that of the conversion: raised when its result changes.
+        """
+        words = (self.benchmark, self.content, *(f"{name}{value!r}" for name, value in options.items()))
+        return routing_table.cached(f"{'-'.join(words)}-v{version}", lambda: convert(self, **options))
 
 
 def sources(benchmark: str, files: Sequence[File], folder: str | None) -> Sources:
@@ -299,6 +309,11 @@ def split_rows(queries: Sequence[str]) -> tuple[list[int], list[int], list[int]]
     return splits
 
 
+def name_of(benchmark: str, threshold: float, default: float) -> str:
+    """The name of a dataset with this threshold, which says one that is not the default."""
+    return benchmark if threshold == default else f"{benchmark}-threshold{threshold!r}"
+
+
 def named(dataset: RoutingDataset, counts: Mapping[SplitName, int], differs: str = "") -> RoutingDataset:
     """The dataset, named as a subset unless its splits have the counts of the full release.
 
@@ -309,10 +324,16 @@ def named(dataset: RoutingDataset, counts: Mapping[SplitName, int], differs: str
         return dataset
     sizes, full = ("/".join(f"{each[name]:,}" for name in found) for each in (found, counts))
     also = f"; {differs}" if differs else ""
+    return subset(dataset, f"{sizes} queries in train/val/test; the full release has {full}{also}")
+
+
+def subset(dataset: RoutingDataset, differs: str) -> RoutingDataset:
+    """The dataset, named as a subset of the full release, from which it `differs`, in words."""
+    queries = sum(len(split) for _, split in dataset.splits())
     return dataclasses.replace(
         dataset,
-        name=f"{dataset.name}-subset-{sum(found.values())}-{dataset.fingerprint[:8]}",
-        subset=f"{sizes} queries in train/val/test; the full release has {full}{also}. Not comparable with results on it",
+        name=f"{dataset.name}-subset-{queries}-{dataset.fingerprint[:8]}",
+        subset=f"{differs}. Not comparable with results on it",
     )
 
 

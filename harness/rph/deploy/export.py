@@ -26,6 +26,7 @@ from rph.arrays import observed_means
 from rph.encoding import cache
 from rph.engine import evaluate, resolve
 from rph.engine.cell import Cell, Reporter, Settings
+from rph.engine.keys import reach_of
 from rph.engine.store import Store, digest
 from rph.errors import RphError, UsageError
 from rph.registry import FAILURES, Plugin, Registry
@@ -54,7 +55,7 @@ class Method(Record):
     version: int  # of the method, from its card
     distribution: Distribution
     distribution_version: str
-    code: str  # sha256 of its own files
+    code: str  # hash of its code and of all that this reaches
 
 
 class Encoding(Record):
@@ -255,7 +256,7 @@ def method(plugin: Plugin) -> Method:
         version=plugin.spec.card.version,
         distribution=plugin.source.distribution,
         distribution_version=plugin.source.version,
-        code=plugin.code,
+        code=reach_of(plugin).code,
     )
 
 

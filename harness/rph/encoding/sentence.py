@@ -50,6 +50,33 @@ def files(hf_id: str, revision: str, licence: str, **weights: Any) -> tuple[File
     )
 
 
+def modernbert(size: str, *, dim: int, millions: int, said: int, alias: str) -> EncoderCard:
+    """The card of ModernBERT-base or -large, which differ in size: `millions` of parameters, `said` to be so many."""
+    # No commit is known to us: that of the first pull is recorded and used ever after.
+    hf_id, revision, licence = f"answerdotai/ModernBERT-{size}", "main", "apache-2.0"
+    return EncoderCard(
+        name=f"modernbert-{size}",
+        title=f"ModernBERT-{size}, a bidirectional encoder of {millions} million parameters",
+        hf_id=hf_id,
+        revision=revision,
+        dim=dim,
+        pooling="mean",
+        normalise=False,
+        prefix="",
+        max_tokens=512,
+        dtype="float32",
+        licence=licence,
+        citation="Warner et al. 2024, arXiv:2412.13663",
+        files=files(hf_id, revision, licence),
+        aliases=(alias,),
+        notes=(
+            "text past 512 tokens is cut; the model itself takes 8192",
+            "its authors give no pooling: mean over the tokens, rows not normalised",
+            f"arXiv:2606.07587 says about {said} million parameters; it has {millions} million",
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """Another place that may hold a model's weights, and needs no network: it is asked before the hub."""

@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rph import arrays, disk, protocol
+from rph import api, arrays, disk, protocol
 from rph.api import (
-    Labelled,
-    Queries,
     RouterSpec,
     RoutingDataset,
     Trial,
@@ -29,9 +26,9 @@ from rph.api import (
 )
 from rph.distribution import OURS
 from rph.encoding import cache
-from rph.engine import trials
+from rph.engine import keys, trials
 from rph.engine.failures import Failure
-from rph.engine.inputs import Inputs
+from rph.engine.inputs import Inputs, inputs_of
 from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
@@ -40,20 +37,11 @@ from rph.results import cell as results
 from rph.results import metrics, probabilities, utility
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
-from rph.training import clusters, headrouter, heads, neighbours
 
 if TYPE_CHECKING:
     from rph.api import Float32
-PACKAGES = ("numpy", "torch", "scikit-learn")  # their versions can change a result
-RESULT_CODE = (
-    metrics,
-    utility,
-    probabilities,
-    protocol,
-    results,
-    sys.modules[__name__],
-)  # what makes a result of stored scores
-SHARED_CODE = (arrays, neighbours, clusters, heads, headrouter)  # numeric code that routers share
+# What makes a result of stored scores.
+RESULT_CODE = (api, arrays, metrics, utility, probabilities, protocol, results, sys.modules[__name__])
 
 
 class Reporter(Protocol):
@@ -115,7 +103,7 @@ class Pair:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What routers see. Test labels and costs are not in it."""
+        """What routers see; encoded at first need."""
         what = f"{self.dataset.name} x {self.encoder.label}"
         embeddings = cache.embed(
             self.dataset,
@@ -124,17 +112,7 @@ class Pair:
             device=self.settings.device,
             progress=lambda done, total: self.report.embedding(what, done, total),
         )
-        train, val, test = self.dataset.train, self.dataset.val, self.dataset.test
-        models = self.dataset.models
-        return Inputs(
-            train=Labelled(
-                X=embeddings.train, texts=train.queries, Y=train.labels, C=train.costs, models=models
-            ),
-            val=Labelled(X=embeddings.val, texts=val.queries, Y=val.labels, C=val.costs, models=models),
-            val_queries=Queries(X=embeddings.val, texts=val.queries),
-            test_queries=Queries(X=embeddings.test, texts=test.queries),
-            device=self.settings.device,
-        )
+        return inputs_of(self.dataset, embeddings, self.settings.device)
 
 
 class Cell:
@@ -159,20 +137,23 @@ class Cell:
         return digest([self.pair.dataset.fingerprint, self.pair.identity, self.spec.name])
 
     @cached_property
+    def _software(self) -> keys.Software:
+        return keys.software(self.plugin)
+
+    @cached_property
     def _decided_by(self) -> dict[str, Any]:
         """Everything that decides the scores of all its trials."""
-        source = self.plugin.source
+        software = self._software
         return {
             "protocol": protocol.VERSION,
             "benchmark": self.pair.dataset.fingerprint,
             "embeddings": self.pair.identity,
             "router": self.spec.name,
-            "distribution": source.distribution,
             "version": self.spec.card.version,
-            "code": self.plugin.code,
-            "shared code": _shared_code(),
+            "code": software.router,
+            "trial code": software.trial,
+            "packages": software.packages,
             "device": self.pair.settings.device,
-            "packages": _packages(),
         }
 
     def identify(self, trial: Trial) -> Identity:
@@ -257,7 +238,13 @@ class Cell:
             [
                 self._decided_by,
                 # Names that scores do not depend on, but a result states: equal rows may have another one.
-                [pair.dataset.name, pair.dataset.subset, pair.encoder.label, self.plugin.source.version],
+                [
+                    pair.dataset.name,
+                    pair.dataset.subset,
+                    pair.encoder.label,
+                    self.plugin.source.distribution,
+                    self.plugin.source.version,
+                ],
                 [dataclasses.asdict(variant) for variant in self.spec.grid],
                 dataclasses.asdict(settings.preset),
                 settings.realised_selector,
@@ -402,25 +389,11 @@ class Cell:
             failed_trials=tuple(self._failed[trial].reason for trial in self._in_order(self._failed)),
             times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
             device=settings.device,
-            packages=_packages(),
+            packages={OURS: version(OURS), **self._software.packages},
             **results.summary(measured, pair.reference, dataset.models),
         )
 
 
-@functools.cache
-def _packages() -> dict[str, str]:
-    return {OURS: version(OURS), **{name: version(name) for name in PACKAGES}}
-
-
 @functools.cache  # the code that was imported is what runs, whatever is edited meanwhile
-def _shared_code() -> str:
-    return _digest_of(SHARED_CODE)
-
-
-@functools.cache
 def _result_code() -> str:
-    return _digest_of(RESULT_CODE)
-
-
-def _digest_of(modules: Sequence[ModuleType]) -> str:
-    return digest([disk.sha256_file(Path(str(module.__file__))) for module in modules])
+    return digest([disk.sha256_file(Path(str(module.__file__))) for module in RESULT_CODE])

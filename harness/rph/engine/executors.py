@@ -17,6 +17,7 @@ from rph import disk
 from rph.api import Trial
 from rph.engine import trials
 from rph.engine.inputs import Inputs
+from rph.engine.keys import Software, software
 from rph.errors import RphError
 from rph.registry import Kind, Plugin, installed
 from rph.results.outcomes import Failed, Scored
@@ -90,7 +91,7 @@ class Parcel:
 
     router: str
     file: tuple[Path, bytes] | None  # of a plugin that is a local file, and what is in it
-    code: str  # of the router, as the driver has it
+    software: Software  # of the router, as the driver has it
     trials: tuple[tuple[int, int], ...]  # (place in the router's grid, seed)
 
 
@@ -100,7 +101,7 @@ def pack(task: Task) -> Parcel:
     return Parcel(
         router=task.router.name,
         file=(target, _content(target)) if isinstance(target, Path) else None,
-        code=task.router.code,
+        software=software(task.router),
         trials=tuple((grid.index(trial.variant), trial.seed) for trial in task.trials),
     )
 
@@ -113,8 +114,10 @@ def _content(file: Path) -> bytes:
 def perform(parcel: Parcel, inputs: Inputs) -> list[Scored | Failed]:
     """Train a parcel's trials in this process: their outcomes, in its order."""
     router = _router(parcel.router, parcel.file)
-    if router.code != parcel.code:
-        raise RphError(f"{parcel.router}: its code on {platform.node()} is not what the sweep began with")
+    if others := parcel.software.differences(software(router)):
+        raise RphError(
+            f"{parcel.router}: {platform.node()} has another {' and '.join(others)} than the sweep began with"
+        )
     spec = router.spec
     asked = [Trial(variant=spec.grid[place], seed=seed) for place, seed in parcel.trials]
     found = {trial: outcome for batch in trials.run(spec, asked, inputs) for trial, outcome in batch}

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rph.api import Labelled, Queries
+from rph.api import Labelled, Queries, RoutingDataset
 from rph.lazy import np
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
+
+    from rph.encoding.cache import Embeddings
 
 ANY = "surrogatepass"  # JSON may hold halves of characters
 
@@ -26,6 +28,18 @@ class Inputs:
     val_queries: Queries  # val as a router sees queries to route: without labels
     test_queries: Queries
     device: str
+
+
+def inputs_of(dataset: RoutingDataset, embeddings: Embeddings, device: str) -> Inputs:
+    """A benchmark's splits and their embeddings, as routers see them."""
+    train, val, test, models = dataset.train, dataset.val, dataset.test, dataset.models
+    return Inputs(
+        train=Labelled(X=embeddings.train, texts=train.queries, Y=train.labels, C=train.costs, models=models),
+        val=Labelled(X=embeddings.val, texts=val.queries, Y=val.labels, C=val.costs, models=models),
+        val_queries=Queries(X=embeddings.val, texts=val.queries),
+        test_queries=Queries(X=embeddings.test, texts=test.queries),
+        device=device,
+    )
 
 
 class Texts(Sequence[str]):

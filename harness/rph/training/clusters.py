@@ -1,4 +1,4 @@
-"""K-means on embeddings, on the device the data is on: several routers share it.
+"""K-means on embeddings, on the device the data is on, and what every router that learns from clusters has in common.
 
 Lloyd's algorithm from one greedy k-means++ start, with scikit-learn's rules for starting, stopping and empty
 clusters, so that its results compare (a test holds the inertia to scikit-learn's). What differs: rows closer than
@@ -10,11 +10,12 @@ less inertia and routes no better: on 14k MiniLM embeddings, 8 seeds, test accur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rph.arrays import model_means
+from rph.api import Labelled, Queries, Trial
+from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
 
-__all__ = ["Clustering", "cluster_means", "kmeans", "nearest"]
+__all__ = ["ClusterGroup", "ClusterRouter", "Clustering", "cluster_means", "clustered", "kmeans", "nearest"]
 
 BLOCK = 1 << 20  # similarities [rows, C] held at once: 4 MB
 ITERATIONS = 100
 TOLERANCE = 1e-4  # movement of the centres that ends the iterations, relative to the mean variance of X
 SAME_POINT = 1e-6  # squared distances below this share of the largest squared norm are rounding
+ROWS_PER_CLUSTER = 20  # a cluster of fewer queries on average says little about a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,68 @@ def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrink
     means = np.divide(total, weight, out=prior.astype(np.float64), where=weight > 0)
     result: Float32 = means.astype(np.float32)
     return result
+
+
+# --- routers that learn from clusters ---------------------------------------------------------------
+
+
+class ClusterRouter:
+    """A router that learns from one clustering of its train queries. A subclass gives `learn`, scores and state.
+
+    The queries that have a label are clustered, scaled to length 1, into the variant's `clusters`, or fewer: never
+    more than one cluster per ROWS_PER_CLUSTER of them.
+    """
+
+    def learn(self, found: Clustering, known: Labelled, variant: Any, device: str) -> None:
+        """Learn from the clusters of `known`, the train queries that have a label."""
+        raise NotImplementedError
+
+    def scores(self, queries: Queries) -> Float32:
+        raise NotImplementedError
+
+    def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None:
+        _fit([self], train, [Trial(variant=variant, seed=seed)], device)
+
+
+@dataclass(frozen=True)
+class ClusterGroup:
+    """Routers that were fitted together."""
+
+    routers: Sequence[ClusterRouter]
+
+    def scores(self, queries: Queries) -> list[Float32]:
+        return [router.scores(queries) for router in self.routers]
+
+
+def clustered(
+    router: type[ClusterRouter],
+) -> Callable[[Labelled, Labelled, Sequence[Trial], str], ClusterGroup]:
+    """The `fit_many` of a method: one clustering for all trials of equal seed and number of clusters.
+
+    The scores equal those of `fit`, bit for bit.
+    """
+
+    def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: str) -> ClusterGroup:
+        routers = [router() for _ in trials]
+        _fit(routers, train, trials, device)
+        return ClusterGroup(routers)
+
+    return fit_many
+
+
+def _fit(routers: Sequence[ClusterRouter], train: Labelled, trials: Sequence[Trial], device: str) -> None:
+    known = train.observed
+    X = to_device(known.unit, device)
+    found: dict[tuple[int, int], Clustering] = {}
+    for router, trial in zip(routers, trials, strict=True):
+        clusters = min(trial.variant.clusters, max(1, len(X) // ROWS_PER_CLUSTER))
+        key = clusters, trial.seed
+        if key not in found:
+            found[key] = kmeans(X, clusters, generator=torch.Generator().manual_seed(trial.seed))
+        router.learn(found[key], known, trial.variant, device)
+
+
+# --- k-means ----------------------------------------------------------------------------------------
 
 
 def _plus_plus(X: torch.Tensor, clusters: int, generator: torch.Generator) -> torch.Tensor:

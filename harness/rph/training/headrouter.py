@@ -58,6 +58,11 @@ class Data:
         return observed(self.train.Y, self.device)
 
     @cached_property
+    def seen(self) -> Tensor:
+        """Which models [K] have a train label."""
+        return torch.tensor(~np.isnan(self.train.Y).all(axis=0), device=self.device)
+
+    @cached_property
     def validation(self) -> Validation:
         """What a check needs, for heads that read `X`."""
         return self._validation(to_device(self.val.unit, self.device))
@@ -95,6 +100,7 @@ class HeadRouter:
     `input_mean` and `input_deviation` the inputs are standardised with them, else they are rows of length 1.
     """
 
+    double = False  # score in float64: for scores in which the rounding of another batch size would show
     parameters: Parameters
     buffers: dict[str, Tensor]
 
@@ -129,8 +135,10 @@ class HeadRouter:
     def inputs(self, queries: Queries) -> Tensor:
         """What the head reads [N, d]."""
         if "input_mean" in self.buffers:
-            return _scaled(queries, (self.buffers["input_mean"], self.buffers["input_deviation"]))
-        return to_device(queries.unit, self.device)
+            X = _scaled(queries, (self.buffers["input_mean"], self.buffers["input_deviation"]))
+        else:
+            X = to_device(queries.unit, self.device)
+        return X.double() if self.double else X
 
     def scores(self, queries: Queries) -> Float32:
         outputs = outputs_of(self._forward, self.parameters, self.inputs(queries))
@@ -205,6 +213,8 @@ def _fit(
             first[key] = router
             heads.append(router.head(data, trial.seed))
     for router, parameters in zip(first.values(), fit_heads(heads), strict=True):
+        if router.double:
+            parameters = {name: value.double() for name, value in parameters.items()}
         router.parameters = parameters
     for router, key in zip(routers, keys, strict=True):
         router.parameters = first[key].parameters

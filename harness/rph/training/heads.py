@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     _Run = tuple[float, float]  # learning rate and weight decay
 
 __all__ = [
-    "Batch", "Draw", "Head", "Training", "Validation", "bce_loss", "chance", "feed_forward", "fit_heads",
-    "layers", "level", "masked_bce", "masked_mean", "mse_loss", "observed", "one_thread", "outputs_of",
-    "product", "queries_of",
+    "Batch", "Draw", "Head", "Training", "Validation", "bce_loss", "chance", "feed_forward", "layers",
+    "level", "masked_bce", "masked_mean", "mse_loss", "observed", "outputs_of", "product", "queries_of",
 ]  # fmt: skip
 
 MOST_CERTAIN = 1e-3  # a head starts no closer to certainty than this
