@@ -17,6 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "rph needs Python 3.11 or newer: '$(PYTHON)' is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip uninstall -qq --yes rph # what an older clone was called: both would bring the folder rph/
 	$(BIN)/pip install -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -c constraints.txt -e '.[docs,offline,new,report,serve,site,dev]'
 	$(BIN)/pip install -c constraints.txt -e '.[ray]' || echo "no ray for this machine: its tests will be skipped"

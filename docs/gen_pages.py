@@ -19,11 +19,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import rph
-from rph import registry, testing
+from rph import arrays, registry, testing
 from rph.api import RouterSpec
 from rph.board.ranking import Board, Row, boards
 from rph.registry import Kind, Plugin
 from rph.results.files import find, read
+from rph.training import clusters, headrouter, heads, neighbours, states
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "leaderboard/results"
@@ -73,7 +74,7 @@ def pages() -> dict[str, str]:
     made = dict(_router_pages(_built_in("router"), ranked))
     made |= _card_pages("encoders", _built_in("encoder"), ("dim", "pooling", "max_tokens", "licence"))
     made |= _card_pages("benchmarks", _built_in("benchmark"), ("splits", "costs", "licence"))
-    made |= {"api/index.md": _api(rph.__all__), "api/testing.md": _testing()}
+    made |= {"api/index.md": _api(rph.__all__), "api/testing.md": _testing(), "api/toolbox.md": _toolbox()}
     return made | {uri: (ROOT / path).read_text("utf-8") for path, uri in OUTSIDE.items()}
 
 
@@ -234,6 +235,21 @@ def _testing() -> str:
     return _joined("# rph.testing", *(f"::: rph.testing.{name}" for name in testing.__all__))
 
 
+def _toolbox() -> str:
+    intro = (
+        "# rph.training, rph.arrays\n\nThe toolbox that the built-in routers are written with, for routers that train a head, cluster "
+        "queries or look up neighbours. [What is promised of it](../stability.md#the-toolbox) is less than of `rph`. In shapes, N, B "
+        "and V are queries, d dimensions of an embedding, h those of a hidden layer, O outputs, K models, C clusters, G heads of a stack."
+    )
+    parts = []
+    for module in (heads, headrouter, clusters, neighbours, states, arrays):
+        parts += [f"## {module.__name__}", _paragraphs(module.__doc__ or "")]
+        parts += [
+            f"::: {module.__name__}.{name}\n    options: {{heading_level: 3}}" for name in module.__all__
+        ]
+    return _joined(intro, *parts)
+
+
 # --- Markdown ---------------------------------------------------------------------------------------
 
 
@@ -253,11 +269,14 @@ def _text(plain: str) -> str:
 
 
 def _prose(plugin: Plugin) -> str:
-    """The module's docstring; its indented lines are formulas, which Markdown shows as code."""
-    lines = (plugin.module.__doc__ or "").strip().split("\n")
-    text = "\n".join(line if line.startswith("    ") else _cited(line) for line in lines)
     path = (plugin.module.__name__.replace("rph_plugins", "plugins", 1)).replace(".", "/")
-    return _joined(text, f"Source: `{path}.py`.")
+    return _joined(_paragraphs(plugin.module.__doc__ or ""), f"Source: `{path}.py`.")
+
+
+def _paragraphs(docstring: str) -> str:
+    """A module's docstring; its indented lines are formulas, which Markdown shows as code."""
+    lines = docstring.strip().split("\n")
+    return "\n".join(line if line.startswith("    ") else _cited(line) for line in lines)
 
 
 def _facts(card: Any, skip: Sequence[str]) -> str:

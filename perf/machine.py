@@ -19,6 +19,7 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rph.cli.options import passive_threads
+from rph.distribution import OURS
 from rph.lazy import torch
 from rph.machine import cores
 
@@ -31,7 +32,7 @@ BATCH = 0.03  # seconds that a batch of calls must take, so that the clock's gra
 COPIED = 1 << 28  # bytes: far more than any cache holds
 ROWS, DIM = 20_000, 384  # of the row gather
 PACKAGES = (
-    "rph", "torch", "numpy", "scipy", "scikit-learn", "pandas", "xgboost-cpu", "xgboost", "sentence-transformers",
+    OURS, "torch", "numpy", "scipy", "scikit-learn", "pandas", "xgboost-cpu", "xgboost", "sentence-transformers",
 )  # fmt: skip
 
 

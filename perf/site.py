@@ -22,6 +22,7 @@ import numpy as np
 from tables import Column, Report
 
 from rph import RouterCard, RoutingDataset, Split
+from rph.distribution import OURS
 from rph.machine import cores
 from rph.results import cell, files
 from rph.results.outcomes import Scored
@@ -78,7 +79,7 @@ def write(folder: Path, bench: int, routers: int, encoders: int, queries: int) -
             ]
             result = cell.CellResult(
                 bench=dataset.name, subset="", bench_fingerprint=dataset.fingerprint, router=f"router-{router:02}",
-                router_distribution="rph", router_version="0.1.0",
+                router_distribution=OURS, router_version="0.1.0",
                 method=cell.Method(title=card.title, paper=card.paper, year=card.year, licence=card.licence,
                                       family=FAMILIES[router % len(FAMILIES)], calibrated=True, fidelity=card.fidelity),
                 encoder=f"encoder-{encoder}", encoder_identity=f"encoder-{encoder}", protocol="paper",

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rph import RouterCard, RoutingDataset, Split
+from rph.distribution import OURS
 from rph.results import cell, files
 from rph.results.files import Entry
 from rph.results.outcomes import Scored
@@ -73,7 +74,7 @@ def entry(
         "subset": subset,
         "bench_fingerprint": dataset.fingerprint,
         "router": router,
-        "router_distribution": "rph",
+        "router_distribution": OURS,
         "router_version": "0.1.0",
         "method": cell.Method(
             title=card.title,
@@ -110,7 +111,7 @@ def entry(
         "failed_trials": (),
         "times_test_was_scored": len(seeds),
         "device": "cpu",
-        "packages": {"rph": "0.1.0"},
+        "packages": {OURS: "0.1.0"},
         **cell.summary(measured, reference, dataset.models),
     }
     return Entry(

@@ -37,9 +37,8 @@ def call(*command, cwd=None, **environ):
     )
 
 
-def build_wheel(folder):
-    """The wheel of rph, built in `folder` from a copy of the sources: setuptools writes beside what it builds."""
-    source = folder / "source"
+def copy_sources(source):
+    """What a clone has, as far as it is packaged: setuptools writes beside what it builds."""
     source.mkdir(parents=True)
     for name in PACKAGED:
         if (ROOT / name).is_dir():
@@ -47,9 +46,15 @@ def build_wheel(folder):
             shutil.copytree(ROOT / name, source / name, ignore=skipped)
         else:
             shutil.copy(ROOT / name, source)
+
+
+def build_wheel(folder, source=None):
+    """The wheel of rph, or of another `source` folder, built in `folder`, where no other wheel is."""
+    if source is None:
+        copy_sources(source := folder / "source")
     done = call(sys.executable, "-m", "pip", "wheel", "--wheel-dir", folder, source)
     assert done.returncode == 0, done.stderr
-    (wheel,) = folder.glob("rph-*.whl")
+    (wheel,) = folder.glob("*.whl")
     return wheel
 
 

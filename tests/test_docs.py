@@ -24,8 +24,8 @@ import rph
 from rph import protocol, registry, testing
 from rph.cli import main
 
-pytest.importorskip("mkdocs", reason="pip install 'rph[docs]'")
-griffe = pytest.importorskip("griffe", reason="pip install 'rph[docs]'")
+pytest.importorskip("mkdocs", reason="needs the extra `docs`")
+griffe = pytest.importorskip("griffe", reason="needs the extra `docs`")
 import markdown
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def test_no_page_loads_anything_over_a_network(site, pages):
 @pytest.mark.parametrize("kind", ["router", "encoder", "benchmark"])
 def test_every_built_in_plugin_has_a_page_with_its_card(pages, kind):
     found = registry.installed()
-    ours = [s.name for s in found.sources() if s.kind == kind and s.distribution == "rph"]
+    ours = [s.name for s in found.sources() if s.kind == kind and s.distribution == registry.OURS]
     assert len(ours) >= 7
     assert {f"{kind}s/{name}.html" for name in ours} | {f"{kind}s/index.html"} == {
         path for path in pages if path.startswith(f"{kind}s/")
@@ -140,7 +140,7 @@ def test_a_router_s_page_has_its_variants_failures_and_results(pages):
         result = json.loads(path.read_text())
         results[result["router"]].append(result)
     for router in found.names("router"):
-        if (plugin := found.load("router", router)).source.distribution != "rph":
+        if (plugin := found.load("router", router)).source.distribution != registry.OURS:
             continue
         text = _flat(pages[f"routers/{router}.html"].text)
         variants = text.partition("Variants¶")[2].partition("How it differs")[0]

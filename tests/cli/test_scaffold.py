@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rph import RphError, UsageError, registry
+from rph import RphError, UsageError, __version__, registry
 from rph.cli import scaffold
+from rph.distribution import OURS, install
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"router", "encoder", "benchmark"}
@@ -39,9 +40,11 @@ def test_a_package_holds_all_that_is_published_and_no_template_is_left_in_it(kin
     assert files == expected | ({f"{module}/queries.csv"} if kind == "benchmark" else set())
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["name"] == distribution
+    assert project["dependencies"] == [f"{OURS}>={__version__}"]
     assert project["entry-points"] == {"rph": {f"{kind}-qwen2-mine": module}}
     workflow = (folder / ".github/workflows/test.yml").read_text()
-    assert "rph: [released, main]" in workflow and "${{ vars.RPH_REPOSITORY }}" in workflow
+    assert "rph: [released, main]" in workflow and f'"{OURS} @ git+$RPH_REPOSITORY"' in workflow
+    assert "${{ vars.RPH_REPOSITORY }}" in workflow
     others = [path.read_text() for path in folder.rglob("*") if path.is_file() and path.suffix != ".yml"]
     assert not any(mark in text for text in others for mark in ("{{", "{%", "endraw"))
     (tests,) = folder.glob("tests/*.py")
@@ -121,8 +124,8 @@ def test_any_other_text_is_refused_as_a_name(name):
         ("router", "../up", "use small letters and digits"),
         ("router", "a" * 51, "at most 50 characters"),
         ("router", "all", "the word means every plugin"),
-        ("router", "knn", "it is installed, by rph "),
-        ("encoder", "lsa", "it is installed, by rph "),
+        ("router", "knn", f"it is installed, by {OURS} "),
+        ("encoder", "lsa", f"it is installed, by {OURS} "),
     ],
 )
 def test_a_wrong_kind_or_name_is_told_what_to_do(kind, name, says, tmp_path):
@@ -164,5 +167,5 @@ def test_without_the_engine_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "copier", None)
     with pytest.raises(UsageError) as caught:
         scaffold.write("router", "abc", tmp_path / "out")
-    assert caught.value.exit_code == 2 and caught.value.fix == "pip install 'rph[new]'"
+    assert caught.value.exit_code == 2 and caught.value.fix == install("new")
     assert list(tmp_path.glob("out")) == []

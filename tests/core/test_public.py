@@ -7,7 +7,8 @@ from pathlib import Path
 
 import rph
 import rph.testing
-from rph import hookspecs
+from rph import arrays, hookspecs
+from rph.training import clusters, headrouter, heads, neighbours, states
 
 SURFACE = """
 # rph
@@ -162,8 +163,120 @@ def register_router() -> rph.api.RouterSpec
 def register_encoder() -> rph.api.EncoderSpec
 def register_benchmark() -> rph.api.BenchmarkSpec
 def register_executor() -> rph.api.ExecutorSpec
+# rph.training.heads
+class Batch
+  targets: tuple[Tensor, ...]
+  constants: Mapping[str, Tensor]
+  parameters: Parameters
+  draw: Draw
+class Draw
+  def __init__(self, generators: Sequence[torch.Generator] = (), rates: Tensor | None = None, member: Tensor | None = None) -> None
+  def __call__(self, hidden: Tensor) -> Tensor
+  any_dropout: bool
+  def uniform(self, shape: Sequence[int]) -> Tensor
+  def normal(self, shape: Sequence[int]) -> Tensor
+class Head
+  parameters: Parameters
+  forward: Forward
+  loss: Loss
+  X: Tensor
+  targets: tuple[Tensor, ...]
+  val: Validation
+  training: Training
+  seed: int
+  constants: Mapping[str, float] = dict()
+  readout: Callable[[Tensor], Tensor] = _as_they_are
+class Training
+  learning_rate: float = 0.001
+  cosine: bool = True
+  weight_decay: float = 0.0001
+  dropout: float = 0.0
+  batch: int = 256
+  epochs: int = 50
+  steps: int = 0
+  patience: int = 10
+  rest: int = 0
+  optimiser: Literal['adamw', 'adam', 'sgd'] = 'adamw'
+  momentum: float = 0.0
+  clip: float | None = None
+class Validation
+  X: Tensor
+  Y: Tensor
+  means: Tensor
+  def accuracy(self, scores: Tensor) -> Tensor
+def bce_loss(outputs: Tensor, batch: Batch) -> Tensor
+def chance(seed: int, purpose: str, device: str | torch.device = 'cpu') -> torch.Generator
+def feed_forward(parameters: Parameters, X: Tensor, draw: Draw, name: str = '') -> Tensor
+def layers(widths: Sequence[int], generator: torch.Generator, name: str = '', start: Tensor | None = None) -> Parameters
+def level(means: NDArray[np.floating[Any]] | Tensor) -> Tensor
+def masked_bce(z: Tensor, Y: Tensor, M: Tensor) -> Tensor
+def masked_mean(values: Tensor, M: Tensor) -> Tensor
+def mse_loss(outputs: Tensor, batch: Batch) -> Tensor
+def observed(Y: Float32, device: str) -> tuple[Tensor, Tensor]
+def outputs_of(forward: Forward, parameters: Parameters, X: Tensor) -> Tensor
+def product(X: Tensor, W: Tensor) -> Tensor
+def queries_of(cells: int, models: int) -> int
+# rph.training.headrouter
+class Data
+  def __init__(self, train: Labelled, val: Labelled, device: str) -> None
+  def once(self, key: Hashable, make: Callable[[], T]) -> T
+  X: Tensor
+  labels: tuple[Tensor, Tensor]
+  seen: Tensor
+  validation: Validation
+  scaling: tuple[Tensor, Tensor]
+  standardised: tuple[Tensor, Validation]
+class HeadGroup
+  def __init__(self, routers: Sequence[HeadRouter]) -> None
+  def scores(self, queries: Queries) -> list[Float32]
+class HeadRouter
+  parameters: Parameters
+  buffers: dict[str, Tensor]
+  def __init__(self, variant: Any = None, device: str = 'cpu') -> None
+  def head(self, data: Data, seed: int) -> Head
+  def read(self, outputs: Tensor) -> Tensor
+  def finish(self, data: Data) -> None
+  def trained_as(variant: Any) -> Hashable
+  def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None
+  def inputs(self, queries: Queries) -> Tensor
+  def scores(self, queries: Queries) -> Float32
+  def forward(variant: Any) -> Forward
+  def standardise(self, data: Data) -> tuple[Tensor, Validation]
+  def state(self) -> dict[str, NDArray[Any]]
+  def from_state(cls, state: dict[str, NDArray[Any]], *, variant: Any, device: str) -> Self
+def stacked(router: type[HeadRouter]) -> Callable[[Labelled, Labelled, Sequence[Trial], str], HeadGroup]
+# rph.training.clusters
+class ClusterGroup
+  routers: Sequence[ClusterRouter]
+  def scores(self, queries: Queries) -> list[Float32]
+class ClusterRouter
+  def learn(self, found: Clustering, known: Labelled, variant: Any, device: str) -> None
+  def scores(self, queries: Queries) -> Float32
+  def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None
+class Clustering
+  centres: torch.Tensor
+  assignment: torch.Tensor
+  inertia: float
+def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrinkage: float) -> Float32
+def clustered(router: type[ClusterRouter]) -> Callable[[Labelled, Labelled, Sequence[Trial], str], ClusterGroup]
+def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator) -> Clustering
+def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor
+# rph.training.neighbours
+def nearest(queries: Float32, train: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]
+def nearest_others(X: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]
+# rph.training.states
+def into_encoder(encoder: Encoder, state: State) -> None
+def load(path: Path) -> State
+def of_encoder(encoder: Encoder) -> State
+def save(path: Path, state: State) -> None
+# rph.arrays
+def model_means(Y: Float32) -> Float32
+def observed_means(Y: Floats) -> Float64
+def to_device(array: NDArray[Any], device: str) -> Tensor
+def unit_rows(X: Float32) -> Float32
 """
 
+TOOLBOX = (heads, headrouter, clusters, neighbours, states, arrays)  # a weaker promise: docs/stability.md
 VISIBLE = ("__call__", "__init__", "__len__")
 
 
@@ -184,11 +297,12 @@ def described(module, names):
 
 def fields(kind):
     if not dataclasses.is_dataclass(kind):
-        return []
+        return [f"  {name}: {what}" for name, what in vars(kind).get("__annotations__", {}).items()]
     lines = []
     for field in dataclasses.fields(kind):
         if field.name in kind.__annotations__:  # its own, and not those of its base
-            default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
+            value = getattr(field.default, "__name__", repr(field.default))  # a function has no lasting repr
+            default = "" if field.default is dataclasses.MISSING else f" = {value}"
             made = (
                 ""
                 if field.default_factory is dataclasses.MISSING
@@ -202,12 +316,14 @@ def members(kind):
     generated = "__init__" if dataclasses.is_dataclass(kind) or getattr(kind, "_is_protocol", False) else ""
     lines = []
     for name, member in vars(kind).items():
-        if name == generated or (name.startswith("_") and name not in VISIBLE):
+        if name in (generated, *getattr(kind, "__dataclass_fields__", ())) or (
+            name.startswith("_") and name not in VISIBLE
+        ):
             continue
         function = getattr(member, "fget", None) or getattr(member, "func", None)  # properties
         if function:
             lines.append(f"  {name}: {signature(function).partition(' -> ')[2]}")
-        elif inspect.isfunction(member) or isinstance(member, classmethod):
+        elif inspect.isfunction(member) or isinstance(member, classmethod | staticmethod):
             lines.append(f"  def {name}{signature(getattr(member, '__func__', member))}")
     return lines
 
@@ -222,6 +338,7 @@ def surface():
         "rph": described(rph, rph.__all__),
         "rph.testing": described(rph.testing, rph.testing.__all__),
         "the hooks": described(hookspecs, hooks),
+        **{module.__name__: described(module, module.__all__) for module in TOOLBOX},
     }
     return "\n".join(line for title, lines in parts.items() for line in (f"# {title}", *lines))
 
@@ -236,7 +353,7 @@ def test_the_policy_names_the_api_version_in_force():
 
 
 def test_every_public_name_says_what_it_is():
-    for module in (rph, rph.testing):
+    for module in (rph, rph.testing, *TOOLBOX):
         for name in module.__all__:
             value = getattr(module, name)
             if isinstance(value, type) or inspect.isfunction(value):

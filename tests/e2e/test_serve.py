@@ -22,6 +22,7 @@ from tests.chat_server import KEY, ChatServer
 import rph
 from rph import UsageError
 from rph.deploy import serve, upstreams
+from rph.distribution import install
 
 # Reading the certificates, which no server here has, would take longer than the requests.
 get, post = (partial(ask, timeout=moments.PATIENCE, verify=False) for ask in (httpx.get, httpx.post))
@@ -731,7 +732,7 @@ def test_a_missing_library_names_the_extra(rph, tmp_path, monkeypatch, missing):
     for name in ("serve", "upstreams"):
         monkeypatch.delattr(sys.modules["rph"], name, raising=False)
     code, _, error = rph("serve", tmp_path)
-    assert code == 2 and "pip install 'rph[serve]'" in error and missing in error
+    assert code == 2 and install("serve") in error and missing in error
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])

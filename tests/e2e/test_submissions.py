@@ -17,6 +17,7 @@ import pytest
 from tests import toys
 
 from rph.board import submissions
+from rph.distribution import OURS
 from rph.results import files, recompute
 
 ROOT = Path(__file__).parents[2]
@@ -461,14 +462,22 @@ def test_a_hostile_result_is_refused_with_the_rule_and_what_to_do(rph, board, su
     assert not Path("/tmp/rph-was-here").exists()
 
 
-def test_another_package_cannot_take_a_router_s_name(rph, board):
-    path = board / RESULTS / "toy/knn/numbers.json"
-    other = board / RESULTS / "toy/knn/other.json"
+def another_encoders(path):
+    """The same result once more beside it, as if of another encoder."""
+    other = path.with_name("other.json")
     shutil.copy(path, other)
     shutil.copy(npz(path), other.with_name("other.queries.npz"))
-    put(other, encoder="other", router_distribution="rph-evil")
+    put(other, encoder="other")
+    return other
+
+
+def test_another_package_cannot_take_a_router_s_name(rph, board):
+    other = another_encoders(board / RESULTS / "toy/knn/numbers.json")
+    put(other, router_distribution="rph-evil")
     (problem,) = validate(rph, board, other)["problems"]
-    assert problem["rule"] == "router" and "is of 'rph' on the board, not of 'rph-evil'" in problem["what"]
+    assert (
+        problem["rule"] == "router" and f"is of {OURS!r} on the board, not of 'rph-evil'" in problem["what"]
+    )
 
 
 def test_all_problems_of_a_result_are_told_at_once(rph, board, submitted):
@@ -519,7 +528,7 @@ FREE = {
     "router_distribution", "router_version", "method.title", "method.paper", "method.year", "method.family",
     "method.licence", "variant.noise", "variant.fault", "seconds", "times_test_was_scored", "device",
     "configurations.*.val_accuracy", "configurations.*.test_accuracy",
-    "packages.rph", "packages.numpy", "packages.torch", "packages.scikit-learn",
+    f"packages.{OURS}", "packages.numpy", "packages.torch", "packages.scikit-learn",
 }  # fmt: skip
 
 
@@ -598,6 +607,17 @@ def test_a_new_result_is_accepted_with_the_ranks_it_makes(rph, trees):
     assert ranks["knn"] == ("1", "1", "0.00") and ranks["toy"] == ("1", "new", "n/a")
     assert ranks["kmeans"] == ("3", "2", "0.00") and ranks["elo"] == ("4", "3", "0.00")
     assert "taken on trust" in output and "BCE, ECE, utility" in output
+
+
+@pytest.mark.parametrize("before", ["rph", OURS])
+def test_a_result_under_the_distributions_former_name_is_the_same_routers(rph, trees, before):
+    base, head = trees
+    after = {"rph": OURS, OURS: "rph"}[before]
+    put(base / RESULTS / "toy/knn/numbers.json", router_distribution=before)
+    put(head / RESULTS / "toy/knn/numbers.json", router_distribution=after)
+    another_encoders(head / RESULTS / "toy/knn/numbers.json")
+    code, output = diff(rph, trees)
+    assert code == 0 and "3 result(s) added or changed, 0 problem(s)." in output
 
 
 def test_nothing_changed_is_nothing_to_say(rph, board):

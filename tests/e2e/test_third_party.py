@@ -1,22 +1,32 @@
 """What others publish: generated packages, the example, a wrong router, and plugins that cannot be used."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
 
 import pytest
-from tests import environments, toys
+from tests import environments, package_index, toys
+
+from rph.cli import scaffold
+from rph.distribution import OURS, upgrade
 
 SMOKE = ("--protocol", "smoke", "--json")
 SYNTHETIC = "synthetic:n=600,k=4"
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def wheel(tmp_path_factory):
+    """The wheel of rph."""
+    return environments.build_wheel(tmp_path_factory.mktemp("wheel") / "ours")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, wheel):
     """A fresh environment with the wheel of rph."""
-    folder = tmp_path_factory.mktemp("third-party")
-    return environments.Environment.new(folder / "venv", environments.build_wheel(folder / "wheel"))
+    return environments.Environment.new(tmp_path_factory.mktemp("third-party") / "venv", wheel)
 
 
 def succeed(done):
@@ -53,6 +63,49 @@ def test_a_generated_package_installs_passes_its_tests_and_is_evaluated(environm
     assert cell["random"] < cell["test_accuracy_mean"] <= cell["oracle"]
     (card,) = json.loads(succeed(environment.run("rph", "show", name, "--json")))
     assert (card["kind"], card["distribution"], card["version"]) == (kind, folder, "0.1.0")
+
+
+# --- by name from an index ----------------------------------------------------------------------------
+
+EVERYTHING = "docs,offline,new,ray,report,serve,site,browser,dev"  # all the extras
+BY_NAME = {  # what is asked for -> what it must bring, beside ours
+    "rph-my-router": {"rph-my-router"},
+    f"{OURS}[{EVERYTHING}]": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, wheel):
+    """A folder of wheels: ours, a generated package's, a stub for all that ours requires, and another project's `rph`."""
+    folder = tmp_path_factory.mktemp("index")
+    package = scaffold.write("router", "my-router", folder / "sources")
+    for built in (wheel, environments.build_wheel(folder / "built", package)):
+        shutil.copy(built, folder)
+        package_index.write_stubs(folder / built.name)
+    (folder / wheel.name).write_bytes(wheel.read_bytes())  # and no stub of ours, which the package requires
+    package_index.write_stub(folder, "rph", "99.0")
+    return folder
+
+
+@pytest.mark.parametrize("asked", BY_NAME)
+def test_installed_by_name_it_is_ours_and_no_index_is_asked_for_rph(index, tmp_path, asked):
+    venv = tmp_path / "venv"
+    succeed(environments.call(sys.executable, "-m", "venv", "--without-pip", venv))
+    with package_index.PackageIndex(index) as served:
+        pip = ("-m", "pip", "--python", venv / "bin" / "python", "install", "--index-url", served.url, asked)
+        nothing = dict.fromkeys(environments.PIP, "0") | {"PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
+        succeed(environments.call(sys.executable, *pip, **nothing, PIP_CONFIG_FILE=os.devnull))
+    assert {OURS, *BY_NAME[asked]} < served.asked and "rph" not in served.asked
+    (site,) = venv.glob("lib/python*/site-packages")
+    installed = {found.name for found in distributions(path=[str(site)])}
+    assert {OURS, *BY_NAME[asked]} < installed and "rph" not in installed
+    ours = (environments.ROOT / "harness" / "rph" / "__init__.py").read_bytes()
+    assert (site / "rph" / "__init__.py").read_bytes() == ours
+
+
+def test_all_extras_are_asked_for_above(wheel):
+    (ours,) = distributions(name=OURS, path=[str(wheel)])
+    assert set(ours.metadata.get_all("Provides-Extra")) == set(EVERYTHING.split(","))
 
 
 # --- the example --------------------------------------------------------------------------------------
@@ -219,7 +272,7 @@ def unusable(tmp_path, monkeypatch):
     boost = ("Provides-Extra: boost", 'Requires-Dist: no-such-boost>=2; extra == "boost"')
     install("rph-extra", "extra", boost, imports="import no_such_boost.trees")
     install("rph-later", "later", api=2)
-    install("rph-newest", "newest", ("Requires-Dist: rph>=9",), field="colour='red',")
+    install("rph-newest", "newest", (f"Requires-Dist: {OURS}>=9",), field="colour='red',")
     install("rph-one", "twin")
     install("rph-two", "twin")
     monkeypatch.syspath_prepend(site)
@@ -228,8 +281,8 @@ def unusable(tmp_path, monkeypatch):
 REASONS = {
     "gone": ("No module named 'a_module_that_is_gone'", "authors of rph-gone"),
     "extra": ("it comes with the extra rph-extra[boost]", "pip install 'rph-extra[boost]'"),
-    "later": ("it states API version 2", "pip install --upgrade rph"),
-    "newest": ("it needs rph>=9, and this is ", "pip install --upgrade 'rph>=9'"),
+    "later": ("it states API version 2", upgrade()),
+    "newest": (f"it needs {OURS}>=9, and this is ", upgrade(">=9")),
     "twin": ("rph-two 2.0", "uninstall one of them"),
 }
 

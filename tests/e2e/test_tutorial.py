@@ -16,9 +16,9 @@ FILES = {text.split()[1]: text for language, text in BLOCKS if language == "pyth
 MARK = "== "  # before the output of each command
 
 
-def run_all(folder, wheel):
-    """Each command -> what it printed; all are run in one shell, in one folder, with the tutorial's files."""
-    folder.mkdir()
+def run_all(folder):
+    """Each command -> what it printed; all are run in one shell, in one folder, with the tutorial's files and a clone."""
+    environments.copy_sources(folder / "routing-plateau-harness")
     for name, text in FILES.items():
         (folder / name).write_text(text)
     script = ["set -euo pipefail"]
@@ -37,7 +37,6 @@ def run_all(folder, wheel):
         "\n".join(script),
         cwd=folder,
         PATH=path,
-        PIP_FIND_LINKS=str(wheel.parent),
         RPH_HOME=str(folder),
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,7 +51,7 @@ def test_it_is_under_ten_commands_and_its_blocks_are_of_known_languages():
 
 
 def test_every_command_works_and_the_router_is_ranked(tmp_path):
-    outputs = run_all(tmp_path / "new", environments.build_wheel(tmp_path / "wheel"))
+    outputs = run_all(tmp_path / "new")
     assert list(outputs) == COMMANDS
     tables = [text for command, text in outputs.items() if command.startswith("rph eval")]
     assert len(tables) == 2

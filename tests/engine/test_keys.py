@@ -11,10 +11,11 @@ from tests import worlds
 
 import rph
 from rph import Trial
+from rph.distribution import OURS
 from rph.engine import keys, trials
 from rph.engine.inputs import Inputs, with_shared_texts
 from rph.engine.reach import reached
-from rph.registry import OURS, installed
+from rph.registry import installed
 from rph.results.outcomes import Scored
 
 CODE = tuple(str(Path(package.__path__[0]).resolve()) for package in (rph, rph_plugins))

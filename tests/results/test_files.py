@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from tests import entries
 
+from rph.distribution import OURS
 from rph.errors import UsageError
 from rph.results import files
+from rph.results.cell import CellResult
 from rph.results.files import EASY, HARD, NEITHER
 
 NAN = np.nan
@@ -48,6 +50,18 @@ def test_an_encoders_name_may_hold_dots(tmp_path):
         "qwen2.5-0.5b.queries.npz",
     )
     assert files.read(path).result == dotted.result
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_distributions_former_name_is_read_as_its_own(written, strict):
+    content = json.loads(written.read_text())
+    assert content["router_distribution"] == OURS and OURS in content["packages"]
+    content["router_distribution"], content["packages"] = "rph", {"rph": "0.1.0"}
+    former = json.dumps(content)
+    assert CellResult.model_validate_json(former, strict=strict) == ENTRY.result
+    other = former.replace('"rph"', '"rph-mine"')  # and no other name is
+    result = CellResult.model_validate_json(other, strict=strict)
+    assert (result.router_distribution, result.packages) == ("rph-mine", {"rph-mine": "0.1.0"})
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "a b", "", ".hidden", "<b>"])

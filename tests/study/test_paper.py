@@ -8,7 +8,7 @@ import pytest
 from tests.entries import entry
 
 from rph import UsageError
-from rph.registry import OURS
+from rph.distribution import OURS
 from rph.study import paper
 
 REFERENCE = Path(__file__).parents[2] / "leaderboard" / "reference"

@@ -28,6 +28,7 @@ from rph.cli.options import (
     price_of,
     print_json,
 )
+from rph.distribution import install
 from rph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def serve(
 ) -> None:
     """Serve an exported router over HTTP: /route, and OpenAI's /v1/chat/completions passed on to the chosen model.
 
-    Needs the extra: pip install 'rph[serve]'. Ends with Ctrl-C or SIGTERM; open requests then get 30 s.
+    Needs the extra `serve`. Ends with Ctrl-C or SIGTERM; open requests then get 30 s.
 
     Example: rph serve my-router --port 8000
     """
@@ -200,7 +201,7 @@ def serve(
         raise UsageError(
             "`rph serve` needs libraries that are not installed",
             why=str(error),
-            fix="pip install 'rph[serve]'",
+            fix=install("serve"),
         ) from error
     key = None if api_key_env is None else os.environ.get(api_key_env)
     if api_key_env is not None and not key:

@@ -93,6 +93,7 @@ def doctor(store: StorePath = None, as_json: Json = False) -> None:
 
     import torch
 
+    from rph import distribution
     from rph.engine.store import Store
     from rph.registry import Plugin
 
@@ -102,6 +103,8 @@ def doctor(store: StorePath = None, as_json: Json = False) -> None:
         rows.append({"check": what, "value": value, "ok": ok})
 
     line("rph", __version__)
+    misplaced = list(distribution.problems())
+    line("distribution", "; ".join(misplaced) or distribution.OURS, not misplaced)
     line("python", platform.python_version())
     for package in ("torch", "numpy", "scikit-learn", "sentence-transformers"):
         line(package, version(package))

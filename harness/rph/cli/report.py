@@ -13,6 +13,7 @@ import typer
 from rph import disk
 from rph.cli import analyze
 from rph.cli.analyze import RESULTS, Benches, Folder, read_results
+from rph.distribution import install
 from rph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _figures() -> ModuleType:
         raise UsageError(
             "figures cannot be drawn",
             why=f"{error.name} is not installed",
-            fix="pip install 'rph[report]'",
+            fix=install("report"),
         ) from error
     return figures
 

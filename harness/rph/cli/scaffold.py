@@ -1,7 +1,7 @@
 """`rph new`: writes a plugin's package that works at once, from the templates in `templates/`.
 
 `templates/package/` is the package; `router/`, `encoder/` and `benchmark/` beside it hold what differs between the kinds.
-The engine is copier, of the extra `rph[new]`.
+The engine is copier, of the extra `new`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rph import __version__, disk
+from rph.distribution import OURS, install
 from rph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def write(kind: str, name: str, out: Path | None = None) -> Path:
                 "distribution": package,
                 "module": package.replace("-", "_"),
                 "class_name": "".join(part.capitalize() for part in package.split("-")[1:]),
+                "rph_distribution": OURS,
                 "rph_version": __version__,
                 "year": datetime.datetime.now(tz=datetime.UTC).year,
             },
@@ -119,6 +121,6 @@ def _engine() -> Callable[..., object]:
         raise UsageError(
             "`rph new` needs a template engine that is not installed",
             why=str(error),
-            fix="pip install 'rph[new]'",
+            fix=install("new"),
         ) from error
     return run_copy

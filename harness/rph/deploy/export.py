@@ -31,7 +31,7 @@ from rph.engine.store import Store, digest
 from rph.errors import RphError, UsageError
 from rph.registry import FAILURES, Plugin, Registry
 from rph.results import metrics, probabilities, utility
-from rph.results.cell import CellResult, Record
+from rph.results.cell import CellResult, Distribution, Record
 from rph.training import states
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Method(Record):
 
     name: str
     version: int  # of the method, from its card
-    distribution: str
+    distribution: Distribution
     distribution_version: str
     code: str  # hash of its code and of all that this reaches
 

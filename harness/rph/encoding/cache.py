@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rph import disk
+from rph.distribution import OURS
 from rph.errors import RphError, UsageError
 from rph.lazy import np
 from rph.registry import plugin_errors
@@ -59,7 +60,7 @@ DECIDES = (  # the fields of a card that decide a vector
     "code_version",
 )
 AGAIN = "run it again to continue after the last finished chunk, or use another encoder"
-RECORDED = ("rph", "numpy", "torch", "transformers", "sentence-transformers", "scikit-learn")
+RECORDED = (OURS, "numpy", "torch", "transformers", "sentence-transformers", "scikit-learn")
 
 Progress = Callable[[int, int], None]  # (queries done, queries in all)
 

@@ -24,6 +24,7 @@ from rph.api import (
     variant_name,
     variant_with,
 )
+from rph.distribution import OURS
 from rph.encoding import cache
 from rph.engine import keys, trials
 from rph.engine.failures import Failure
@@ -31,7 +32,7 @@ from rph.engine.inputs import Inputs, inputs_of
 from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
-from rph.registry import OURS, Plugin
+from rph.registry import Plugin
 from rph.results import cell as results
 from rph.results import metrics, probabilities, utility
 from rph.results.cell import CellResult

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
+from rph.distribution import OURS
 from rph.engine import trials
 from rph.engine.reach import Reached, reached
-from rph.registry import OURS, Plugin
+from rph.registry import Plugin
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from rph.api import RouterCard, RoutingDataset, Split
 from rph.arrays import observed_means
+from rph.distribution import current
 from rph.results import metrics
 from rph.results.outcomes import Scored
 from rph.results.probabilities import apply_sigmoid, base_rate_bce, bce, ece, fit_sigmoid, row_minmax
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating[Any]]
 
 DIGITS = 9  # of an accuracy that ranks: rounding must not part equals
+Distribution = Annotated[str, AfterValidator(current)]  # files from before its first release call ours `rph`
 Utilities = dict[str, float | None]  # lambda, as "0.2" -> mean realised utility
 
 
@@ -124,7 +126,7 @@ class CellResult(Record):
     subset: str  # not empty: the benchmark's rows are not its full release
     bench_fingerprint: str
     router: str
-    router_distribution: str
+    router_distribution: Distribution
     router_version: str
     method: Method
     encoder: str
@@ -170,7 +172,7 @@ class CellResult(Record):
     failed_trials: tuple[str, ...]  # one line each
     times_test_was_scored: int  # trials of this cell in the store, over all versions of the router
     device: str
-    packages: dict[str, str]
+    packages: dict[Distribution, str]
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:

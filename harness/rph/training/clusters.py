@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
 
+__all__ = ["ClusterGroup", "ClusterRouter", "Clustering", "cluster_means", "clustered", "kmeans", "nearest"]
+
 BLOCK = 1 << 20  # similarities [rows, C] held at once: 4 MB
 ITERATIONS = 100
 TOLERANCE = 1e-4  # movement of the centres that ends the iterations, relative to the mean variance of X

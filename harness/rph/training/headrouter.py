@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Tensor = torch.Tensor
 
+__all__ = ["Data", "HeadGroup", "HeadRouter", "stacked"]
 
 T = TypeVar("T")
 

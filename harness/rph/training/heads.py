@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     Forward = Callable[[Parameters, Tensor, "Draw"], Tensor]  # X [..., B, d] -> outputs [..., B, O]
     Loss = Callable[[Tensor, "Batch"], Tensor]  # outputs [..., B, O] -> [...], one number per head
 
+__all__ = [
+    "Batch", "Draw", "Head", "Training", "Validation", "bce_loss", "chance", "feed_forward", "layers",
+    "level", "masked_bce", "masked_mean", "mse_loss", "observed", "outputs_of", "product", "queries_of",
+]  # fmt: skip
+
 MOST_CERTAIN = 1e-3  # a head starts no closer to certainty than this
 ROWS = 8192  # rows put through a head at once when it does not train
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
 
+__all__ = ["nearest", "nearest_others"]
+
 BLOCK = 256  # queries searched at once: bounds memory at BLOCK * N cosines; measured fastest of 32 to 512
 LOWEST = 4  # height of a block in `blocks_for`
 TIED = 32  # queries whose tied cosines are settled at once: bounds memory at TIED * N

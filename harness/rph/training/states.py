@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     State = dict[str, NDArray[Any]]
 
+__all__ = ["into_encoder", "load", "of_encoder", "save"]
+
 TEXTS = "texts"  # in the file's metadata: which arrays are texts
 LENGTHS = "/lengths"  # after the name of an array of texts: how many bytes of UTF-8 each has
 ODD = (

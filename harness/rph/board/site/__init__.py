@@ -15,6 +15,7 @@ from rph import __version__, disk, sheets
 from rph.board import ranking
 from rph.board.sheets import board_sheet, overall_sheet
 from rph.board.site import views
+from rph.distribution import install
 from rph.errors import UsageError
 from rph.results import metrics
 from rph.results.files import Entry
@@ -39,7 +40,7 @@ def build(entries: Sequence[Entry], out: Path) -> views.Site:
         raise UsageError(
             "the site cannot be built",
             why=f"{error.name} is not installed",
-            fix="pip install 'rph[site]'",
+            fix=install("site"),
         ) from error
     boards = ranking.boards(entries)
     site = views.site(entries, boards, ranking.overall(entries))
