@@ -35,8 +35,8 @@ from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
 from rph.registry import OURS, Plugin
+from rph.results import blocks, metrics, probabilities, utility
 from rph.results import cell as results
-from rph.results import metrics, probabilities, utility
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
 from rph.training import clusters, headrouter, heads, neighbours
@@ -50,6 +50,7 @@ RESULT_CODE = (
     probabilities,
     protocol,
     results,
+    blocks,
     sys.modules[__name__],
 )  # what makes a result of stored scores
 SHARED_CODE = (arrays, neighbours, clusters, heads, headrouter)  # numeric code that routers share
