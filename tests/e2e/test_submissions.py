@@ -18,7 +18,9 @@ from tests import toys
 
 from rph.board import submissions
 from rph.distribution import OURS
-from rph.results import files, recompute
+from rph.results import blocks, files, recompute
+from rph.results.blocks import Block
+from rph.results.cell import Record
 
 ROOT = Path(__file__).parents[2]
 RESULTS = "leaderboard/results"
@@ -185,6 +187,50 @@ def test_a_folder_means_every_result_in_it(rph, measured):
     assert all(f"toy/{name}/numbers.json" in output for name in ROUTERS)
 
 
+def with_an_unknown_block(path):
+    with edited(path) as content:
+        content["blocks"] = {"of_tomorrow": {"value": [1, {"low": 0.25, "high": None}], "why": "new"}}
+    pack(path, **{"of_tomorrow/low": np.array([[0.5, np.nan]], np.float16), "of_tomorrow/all": np.array(7)})
+    return "the block of_tomorrow, which this version of rph does not know: it is kept as it is"
+
+
+def test_a_block_that_is_unknown_is_submitted_as_it_is_and_named_as_not_verified(rph, board, submitted):
+    committed(board)
+    said = with_an_unknown_block(submitted)
+    assert said in validate(rph, board, submitted)["unverified"]
+    head = board.parent / "head"
+    shutil.copytree(board, head)
+    assert rph("leaderboard", "submit", submitted, "--into", head)[0] == 0
+    place = head / RESULTS / "toy/toy/numbers.json"
+    assert place.read_bytes() == submitted.read_bytes()
+    assert npz(place).read_bytes() == npz(submitted).read_bytes()
+    code, output = diff(rph, (board, head))
+    assert code == 0 and said.replace("_", r"\_") in output
+
+
+def test_a_block_that_is_known_is_verified(rph, board, submitted, monkeypatch):
+    class Count(Record):
+        wrong: tuple[int, ...]
+
+    def count(result, arrays):
+        return Count(wrong=tuple(int(one) for one in (arrays["labels"] == 0).sum(axis=1)))
+
+    known = Block(record=Count, arrays={"low": ("int8", "SN")}, recompute=count)
+    monkeypatch.setitem(blocks.KNOWN, "toy", known)
+    labels = arrays(submitted)["labels"]
+    wrong = (labels == 0).sum(axis=1).tolist()
+    pack(submitted, **{"toy/low": labels.astype(np.int8)})
+    put(submitted, blocks={"toy": {"wrong": wrong}})
+    verdict = validate(rph, board, submitted)
+    assert verdict["ok"] and "the block toy" not in str(verdict["unverified"])
+    put(submitted, blocks={"toy": {"wrong": [0, *wrong[1:]]}})
+    (problem,) = validate(rph, board, submitted)["problems"]
+    assert problem["rule"] == "metrics" and "blocks.toy.wrong.0 is 0" in problem["what"]
+    put(submitted, blocks={"toy": {"wrong": wrong, "right": 1}})
+    (problem,) = validate(rph, board, submitted)["problems"]
+    assert problem["rule"] == "schema" and "blocks.toy.right: Extra inputs" in problem["what"]
+
+
 def test_the_results_of_this_repository_are_what_they_claim(rph):
     code, output, _ = rph("leaderboard", "validate", ROOT / RESULTS, "--root", ROOT / RESULTS)
     assert code == 0, output
@@ -286,6 +332,28 @@ def announced(path):
         header, {"descr": "<f4", "fortran_order": False, "shape": (5, 10**14)}
     )
     member(path, "labels.npy", header.getvalue())
+
+
+def block(content=None, **arrays):
+    """Give the result a block that nobody knows, called `other`, and arrays."""
+
+    def change(path):
+        put(path, blocks={"other": content or {}})
+        pack(path, **arrays)
+
+    return change
+
+
+def block_array(name, *, shape, descr="<f4", data=b""):
+    """An array of the unknown block of which the header says what it likes."""
+
+    def change(path):
+        put(path, blocks={"other": {}})
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        member(path, name, header.getvalue() + data)
+
+    return change
 
 
 class Evil:
@@ -408,6 +476,42 @@ HOSTILE = {
     ),
     "a model that is not there": (
         lambda path: pack(path, routes=arrays(path)["routes"] + np.uint16(3)), "arrays", "a route leads to no model",
+    ),
+    "a block's name of markup": (with_fields(blocks={"<b>": {}}), "schema", "blocks.<b>.[key]: String should match"),
+    "a block's name with a line more": (with_fields(blocks={"other\n": {}}), "schema", "should match pattern"),
+    "a path as a block's name": (with_fields(blocks={"../other": {}}), "schema", "should match pattern"),
+    "a long block's name": (with_fields(blocks={"a" * 41: {}}), "schema", "should match pattern"),
+    "a field as a block's name": (with_fields(blocks={"test_accuracy_mean": {}}), "schema", "as a field is"),
+    "a block that is no object": (with_fields(blocks={"other": [1]}), "schema", "blocks.other: Input should be an object"),
+    "many blocks": (with_fields(blocks={f"b{i}": {} for i in range(41)}), "size", "it holds 41 blocks"),
+    "a block of a terminal's escape": (block({"a": ["\x1b[2J"]}), "schema", "control characters"),
+    "a block of a page of text": (block({"a" * 3000: 1}), "schema", "3,000 characters"),
+    "a block of nests": (block({"a": json.loads("[" * 30 + "]" * 30)}), "schema", "20 levels"),
+    "a block of a large number": (block({"a": 10**20}), "json", "too large"),
+    "a block of objects": (
+        lambda path: [block()(path), member(path, "other/a.npy", npy(np.array([Evil()], object), allow_pickle=True))],
+        "arrays", "other/a holds pickled objects",
+    ),
+    "a block of texts": (block(**{"other/a": np.array(["a"])}), "arrays", "only numbers are kept"),
+    "a block of dates": (block(**{"other/a": np.array(["2026"], "M8[s]")}), "arrays", "only numbers are kept"),
+    "a block of tables": (block(**{"other/a": np.zeros(1, [("a", "f4")])}), "arrays", "only numbers are kept"),
+    "an array of no block": (block(**{"another/a": np.zeros(1)}), "arrays", "another/a"),
+    "an array of a block, hidden": (block(**{"other/.a": np.zeros(1)}), "arrays", "other/.a"),
+    "an array of a block, elsewhere": (block(**{"other/../../a": np.zeros(1)}), "arrays", "other/../../a"),
+    "a file in a block": (
+        lambda path: [block()(path), member(path, "other/a", b"print(1)")], "arrays", "other/a",
+    ),
+    "a core array in a block": (
+        lambda path: [block()(path), member(path, "other/labels/best.npy", npy(np.zeros(1)))], "arrays", "other/labels/best",
+    ),
+    "many arrays": (block(**{f"other/a{i}": np.zeros(1) for i in range(200)}), "size", "it holds 206 arrays"),
+    "a block's bomb": (block(**{"other/a": np.zeros(40_000_000)}), "size", "it unpacks to 320,0"),
+    "a block's announced size": (block_array("other/a.npy", shape=(10**14,)), "arrays", "that is not read"),
+    "a block's size that is not there": (block_array("other/a.npy", shape=(10**6,)), "size", "other/a is packed as"),
+    "a block's size that is nothing": (block_array("other/a.npy", shape=(0, 10**30)), "arrays", "that is not read"),
+    "a block's size that is no number": (block_array("other/a.npy", shape=(True,), data=b"1234"), "arrays", "that is not read"),
+    "a block's size below nothing": (
+        block_array("other/a.npy", shape=(-1, -1), data=b"1234"), "arrays", "that is not read",
     ),
     "too many cells": (with_fields(n_test=20_000_000), "size", "20,000,000 queries x 3 models"),
     "no queries at all": (with_fields(n_test=-1), "schema", "it has -1 test queries"),

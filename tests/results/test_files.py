@@ -75,7 +75,7 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"format": "rph-result/1"}, "format"),
+        ({"format": "rph-result/4"}, "format"),
         ({"surprise": 1}, "surprise"),
         ({"test_accuracy_mean": "high"}, "test_accuracy_mean"),
         ({"seeds": [1, 2]}, "seeds"),
@@ -98,6 +98,7 @@ def test_missing_damaged_and_foreign_queries_are_refused(written):
         (good | {"labels": good["labels"].T.copy()}, "labels"),
         (good | {"routes": good["routes"] + np.uint16(2)}, "a route leads to no model: there are 3"),
         (good | {"more": np.zeros(1)}, "more"),
+        (good | {"more/low": np.zeros(1)}, "more/low"),
         ({name: good[name] for name in list(good)[1:]}, "seeds"),
         (good | {"best": np.array([{}] * 5)}, "pickle"),
     ):

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from rph.errors import UsageError
-from rph.results import files
+from rph.results import blocks, files
 from rph.results.cell import CellResult
 
 JSON_BYTES = 2 << 20
@@ -27,6 +27,7 @@ CELLS = 50_000_000  # of queries x models, for which room is made
 NAME_LENGTH = 100
 TEXT_LENGTH = 2000
 DEPTH = 20  # of lists and objects in one another
+BLOCKS, ARRAYS = 40, 200  # in one result, and in one npz
 LARGEST = 2.0**53  # of any number: sums of such numbers are still numbers
 SHOWN = 10  # problems of one kind that are listed; the rest are counted
 
@@ -52,6 +53,8 @@ def read(path: Path, refuse: Refuse) -> files.Entry | None:
     _names(path, result, refused)
     if result.n_test * len(result.models) > CELLS:
         refused("size", path, f"{result.n_test:,} queries x {len(result.models):,} models are too many")
+    if len(result.blocks) > BLOCKS:
+        refused("size", path, f"it holds {len(result.blocks):,} blocks; at most {BLOCKS} are read")
     _arrays(queries, result, refused)
     if told:
         return None
@@ -98,6 +101,7 @@ def _result(path: Path, refuse: Refuse) -> CellResult | None:
     problems = list(_unfit(parsed))
     try:
         result = CellResult.model_validate_json(data, strict=True)
+        problems += blocks.problems(result)
     except ValidationError as error:
         for found in error.errors(include_url=False, include_input=False):
             where = ".".join(str(part) for part in found["loc"]) or "the file"
@@ -167,15 +171,19 @@ def _names(path: Path, result: CellResult, refuse: Refuse) -> None:
 
 def _arrays(path: Path, result: CellResult, refuse: Refuse) -> None:
     """The headers of the zip, then those of each array: what they announce is what is unpacked afterwards."""
-    want = {f"{name}.npy" for name in files.ARRAYS}
     try:
         with zipfile.ZipFile(path) as packed:
             members = packed.infolist()
-            names = sorted(member.filename for member in members)
+            names = [member.filename for member in members]
             unpacked = sum(member.file_size for member in members)
-            if names != sorted(want):
-                odd = sorted(set(names) ^ want) or ["one stands twice"]
-                refuse("arrays", path, f"it must hold {', '.join(sorted(want))} once each: {odd[:SHOWN]}")
+            odd = [name for name in names if not name.endswith(".npy")]
+            stems = {name.removesuffix(".npy") for name in names} - set(odd)
+            odd += [f"{stem}.npy" for stem in files.misnamed(result, stems)]
+            if len(members) > ARRAYS:
+                refuse("size", path, f"it holds {len(members):,} arrays; at most {ARRAYS} are read")
+            elif odd or len(set(names)) < len(names):
+                what = odd[:SHOWN] or "one stands twice"
+                refuse("arrays", path, f"it must hold the arrays of the core and of its blocks, once: {what}")
             elif unpacked > UNPACKED_BYTES:
                 refuse("size", path, f"it unpacks to {unpacked:,} bytes; at most {UNPACKED_BYTES:,} are read")
             else:
@@ -190,24 +198,23 @@ def _array(
 ) -> None:
     """One array's announced type, shape and size; numpy would make room for whatever is announced."""
     name = member.filename.removesuffix(".npy")
-    kind, letters = files.ARRAYS[name]
     if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         refuse("arrays", path, f"{name} is encrypted, or packed in another way than deflate")
         return
-    length = {"S": len(result.seeds), "N": result.n_test}
-    shape = tuple(length[letter] for letter in letters)
     with packed.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"{name} has the array format {version}, not (1, 0)")
         try:
-            found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         except Exception as error:  # numpy's parser can fail on a hostile header in more ways than it names
             raise ValueError(f"the header of {name} cannot be read ({type(error).__name__})") from error
         header = file.tell()
     if dtype.hasobject:
         refuse("arrays", path, f"{name} holds pickled objects")
-    elif dtype != np.dtype(kind) or found != shape or fortran:
-        refuse("arrays", path, f"{name} is {dtype} {found}, not {kind} {shape}")
+    elif why := files.misfit(result, name, (dtype, shape)):
+        refuse("arrays", path, why)
+    elif fortran or not all(type(one) is int and 0 <= one <= UNPACKED_BYTES for one in shape):  # True == 1
+        refuse("arrays", path, f"{name} is {dtype} {shape}, in an order or of a shape that is not read")
     elif member.file_size != header + math.prod(shape) * dtype.itemsize:
-        refuse("size", path, f"{name} is packed as {member.file_size:,} bytes, which {kind} {shape} is not")
+        refuse("size", path, f"{name} is packed as {member.file_size:,} bytes, which {dtype} {shape} is not")

@@ -18,7 +18,7 @@ from rph import protocol
 from rph.board import strictfiles
 from rph.board.ranking import RANKED, why_unranked
 from rph.errors import UsageError
-from rph.results import cell, files, metrics, probabilities
+from rph.results import blocks, cell, files, metrics, probabilities
 from rph.results.files import Entry
 from rph.results.recompute import ROUNDING, choice, differences, recomputed
 
@@ -106,6 +106,7 @@ def validate(
 
 def _unverified(entry: Entry, has_peers: bool, dataset: RoutingDataset | None) -> Iterator[str]:
     yield from UNVERIFIED
+    yield from blocks.unverified(entry.result.blocks)
     if entry.result.router_distribution == "local file":
         yield "who can run the router again: it is a local file of the submitter, and no package"
     if dataset is not None:

@@ -33,15 +33,15 @@ from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
 from rph.registry import Plugin
+from rph.results import blocks, metrics, probabilities, utility
 from rph.results import cell as results
-from rph.results import metrics, probabilities, utility
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
 
 if TYPE_CHECKING:
     from rph.api import Float32
 # What makes a result of stored scores.
-RESULT_CODE = (api, arrays, metrics, utility, probabilities, protocol, results, sys.modules[__name__])
+RESULT_CODE = (api, arrays, metrics, utility, probabilities, protocol, results, blocks, sys.modules[__name__])
 
 
 class Reporter(Protocol):

@@ -9,12 +9,13 @@ is unknown.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from rph.api import RouterCard, RoutingDataset, Split
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 DIGITS = 9  # of an accuracy that ranks: rounding must not part equals
 Distribution = Annotated[str, AfterValidator(current)]  # files from before its first release call ours `rph`
+BLOCK_NAME = r"[a-z][a-z0-9_]{0,39}"  # of a block, and of an array in it
 Utilities = dict[str, float | None]  # lambda, as "0.2" -> mean realised utility
+Blocks = dict[Annotated[str, StringConstraints(pattern=f"^{BLOCK_NAME}$")], dict[str, JsonValue]]
 
 
 class Record(BaseModel):
@@ -121,7 +124,7 @@ class Configuration(Record):
 class CellResult(Record):
     """One finished cell (benchmark, router, encoder): the headline, and what it is a function of."""
 
-    format: Literal["rph-result/2"] = "rph-result/2"
+    format: Literal["rph-result/2", "rph-result/3"] = "rph-result/3"  # /2 is what /3 is without blocks
     bench: str
     subset: str  # not empty: the benchmark's rows are not its full release
     bench_fingerprint: str
@@ -173,6 +176,7 @@ class CellResult(Record):
     times_test_was_scored: int  # trials of this cell in the store, over all versions of the router
     device: str
     packages: dict[Distribution, str]
+    blocks: Blocks = {}  # what is not of the core, by name (blocks.py)
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
@@ -223,6 +227,21 @@ def _misfits(result: CellResult) -> Iterator[str]:
                 yield f"{where}{name} is not at lambda {', '.join(lambdas)}"
         if one.curve is not None and tuple(point.lam for point in one.curve) != CURVE:
             yield f"{where}curve is not over the harness's lambdas"
+    if result.blocks and result.format == "rph-result/2":
+        yield "it has blocks, which rph-result/2 does not"
+    for name, content in result.blocks.items():
+        if name in CellResult.model_fields:
+            yield f"a block is called {name}, as a field is"
+        if not _finite(content):
+            yield f"blocks.{name} holds a number that is not finite; what is not known is null"
+
+
+def _finite(value: JsonValue) -> bool:
+    """Whether every number in a nest of JSON is one that JSON can write."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(map(_finite, inner))
 
 
 def utility_unknown(result: CellResult) -> str | None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from rph import disk
-from rph.errors import UsageError
-from rph.results import metrics
+from rph.errors import RphError, UsageError
+from rph.results import blocks, metrics
 from rph.results.cell import CellResult
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ NEITHER, EASY, HARD = 0, 1, 2  # of `difficulty`
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PerQuery:
-    """Each of the N test queries of a cell, in the benchmark's order; S seeds. The last three know no router."""
+    """Each of the N test queries of a cell, in the benchmark's order; S seeds. `difficulty` to `floor` know no router."""
 
     seeds: NDArray[np.int64]  # [S]
     routes: NDArray[np.uint16]  # [S, N] the chosen model's place in CellResult.models
@@ -42,9 +42,14 @@ class PerQuery:
         np.float32
     ]  # [N] the best observed label of any model: what the oracle gets; NaN: none observed
     floor: NDArray[np.float32]  # [N] the label of the best single model, chosen on train; NaN: not observed
+    blocks: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # "holes/low": those of its blocks
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it, by the names in the npz."""
+        return {**self.blocks, **{name: getattr(self, name) for name in ARRAYS}}
 
 
-ARRAYS = {
+ARRAYS: dict[str, blocks.Kind] = {
     "seeds": ("int64", "S"),
     "routes": ("uint16", "SN"),
     "labels": ("float32", "SN"),
@@ -80,7 +85,7 @@ def per_query(dataset: RoutingDataset, seeds: tuple[int, ...], routes: NDArray[n
 
 
 def write(folder: Path, result: CellResult, queries: PerQuery) -> Path:
-    """Write both files under `folder`; returns the path of the JSON."""
+    """Write both files under `folder`; returns the path of the JSON. Raises RphError for what could not be read again."""
     names = (result.bench, result.router, result.encoder)
     for name in names:
         if not NAME.fullmatch(name):
@@ -89,11 +94,15 @@ def write(folder: Path, result: CellResult, queries: PerQuery) -> Path:
                 why=f"{name!r} is no name for a file",
                 fix="rename the benchmark or the plugin: letters, digits, dots, dashes and underscores",
             )
+    arrays: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in queries.arrays().items()}
+    if wrong := [*blocks.problems(result), *misfits(result, arrays)]:
+        raise RphError(f"the result of {' x '.join(names)} is not written", why="; ".join(wrong))
     path = folder / result.bench / result.router / f"{result.encoder}.json"
     with disk.new_file(queries_path(path), "writing a result's queries") as file, file.open("wb") as to:
-        np.savez_compressed(to, **{name: getattr(queries, name) for name in ARRAYS})
+        np.savez_compressed(to, **arrays)
     with disk.new_file(path, "writing a result") as file:
-        file.write_text(result.model_dump_json(indent=1) + "\n")
+        without = {"blocks"} if result.format == "rph-result/2" else None
+        file.write_text(result.model_dump_json(indent=1, exclude=without) + "\n")
     return path
 
 
@@ -119,30 +128,57 @@ def read(path: Path) -> Entry:
         raise _unreadable(
             path, f"{where}: {first['msg']} ({error.error_count()} problem(s) in all)"
         ) from error
+    if wrong := list(blocks.problems(result)):
+        raise _unreadable(path, "; ".join(wrong))
     return Entry(path=path, result=result, queries=_read_queries(queries_path(path), result))
+
+
+def misnamed(result: CellResult, names: Iterable[str]) -> list[str]:
+    """The arrays that are missing beside a result, and those that belong neither to the core nor to a block of it."""
+    odd = set(names) ^ (ARRAYS.keys() | blocks.kinds(result).keys())
+    return sorted(name for name in odd if not blocks.unknown(result, name))
+
+
+def misfit(result: CellResult, name: str, found: blocks.Form) -> str | None:
+    """What is wrong with the dtype and shape of an array that is not misnamed; None: nothing."""
+    kind = (ARRAYS | blocks.kinds(result)).get(name)
+    dtype, shape = found
+    if kind is None:
+        numeric = dtype.kind in "biuf" and dtype.itemsize <= 8
+        return None if numeric else f"{name} is {dtype}: of an unknown block only numbers are kept"
+    want = blocks.form(kind, result)
+    return None if found == want else f"{name} is {dtype} {shape}, not {want[0]} {want[1]}"
+
+
+def misfits(result: CellResult, arrays: blocks.Arrays) -> Iterator[str]:
+    """What is wrong with the names, dtypes and shapes of the arrays beside a result."""
+    if odd := misnamed(result, arrays):
+        yield f"arrays that are missing or unknown: {', '.join(odd)}"
+        return
+    for name, array in arrays.items():
+        if why := misfit(result, name, (array.dtype, array.shape)):
+            yield why
 
 
 def _read_queries(path: Path, result: CellResult) -> PerQuery:
     try:
         with np.load(path, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in ARRAYS}
-            extra = set(kept.files) - set(ARRAYS)
+            # What is no array comes as bytes, and is then one of a dtype that fits nowhere.
+            arrays = {name: np.asarray(kept[name]) for name in kept.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(path, str(error)) from error
-    length = {"S": len(result.seeds), "N": result.n_test}
-    for name, (kind, letters) in ARRAYS.items():
-        want = tuple(length[letter] for letter in letters)
-        if arrays[name].shape != want or arrays[name].dtype != np.dtype(kind):
-            raise _unreadable(path, f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {kind} {want}")
-    if extra:
-        raise _unreadable(path, f"unknown arrays {sorted(extra)}")
+    if wrong := list(misfits(result, arrays)):
+        raise _unreadable(path, "; ".join(wrong))
     if tuple(arrays["seeds"].tolist()) != result.seeds:
         raise _unreadable(
             path, f"its seeds are {arrays['seeds'].tolist()}, the result's {list(result.seeds)}"
         )
     if (arrays["routes"] >= len(result.models)).any():
         raise _unreadable(path, f"a route leads to no model: there are {len(result.models)}")
-    return PerQuery(**arrays)
+    return PerQuery(
+        **{name: arrays[name] for name in ARRAYS},
+        blocks={name: array for name, array in arrays.items() if name not in ARRAYS},
+    )
 
 
 def _unreadable(path: Path, why: str) -> UsageError:

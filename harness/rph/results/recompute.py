@@ -1,6 +1,7 @@
 """A result computed again from its own queries, and where a claim differs from what it should be.
 
-The functions that made the claims are called again; what needs scores, which result files do not hold, is kept as claimed.
+The functions that made the claims are called again; what needs scores, which result files do not hold, is kept as claimed,
+and so is a block that does not say how it is computed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rph import protocol
-from rph.results import cell, files, metrics
+from rph.results import blocks, cell, files, metrics
 from rph.results.cell import CellResult
 from rph.results.files import Entry
 
@@ -52,7 +53,7 @@ def recomputed(entry: Entry) -> CellResult:
     """
     result, reference = entry.result, _reference(entry)
     measured = tuple(_measured(entry, seed) for seed in range(len(result.seeds)))
-    return result.model_copy(
+    known = result.model_copy(
         update={
             **cell.summary(measured, reference, result.models),
             "test_accuracy_std": cell.accuracy_std(measured, deterministic=result.deterministic),
@@ -60,6 +61,7 @@ def recomputed(entry: Entry) -> CellResult:
             "per_seed": measured,
         }
     )
+    return known.model_copy(update={"blocks": blocks.recomputed(known, entry.queries.arrays())})
 
 
 def _mean(labels: NDArray[Any]) -> metrics.Mean:

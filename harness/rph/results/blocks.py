@@ -1,0 +1,106 @@
+"""Named blocks of a result: how it grows without another format.
+
+A block is an object under `blocks` in the JSON and, if need be, arrays `<block>/<array>` in the npz beside it: no name of
+the core holds a slash, so that a block can take no core array's place, and two blocks never meet. A block that stands in
+`KNOWN` is held to its record and its arrays. One that does not, of a later version or another tool, is kept as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from rph.results.cell import BLOCK_NAME, CellResult, Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Arrays = Mapping[str, "NDArray[Any]"]
+Kind = tuple[str, Sequence[str | int]]  # dtype, dimensions: letters of `sizes`, or numbers
+Form = tuple["np.dtype[Any]", tuple[int, ...]]  # an array's dtype and shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """What a block holds. In a result it is `record(...).model_dump(mode="json")`; `record.model_validate` reads it."""
+
+    record: type[Record]  # without defaults: what a claim leaves out cannot be held against it
+    arrays: Mapping[str, Kind] = field(default_factory=dict)  # those of `holes/low` stand under `low`
+    # The record, of the result (its core computed again) and all arrays of its npz; None: it is taken as claimed.
+    recompute: Callable[[CellResult, Arrays], Record] | None = None
+
+
+# Here, and nowhere else, this version's blocks are listed: `"holes": Block(record=Holes, arrays={"low": ("float32", "SN")})`.
+KNOWN: dict[str, Block] = {}
+
+
+def sizes(result: CellResult) -> dict[str, int]:
+    """What a letter in an array's dimensions stands for: seeds, test queries, models, val queries."""
+    return {
+        "S": len(result.seeds),
+        "N": result.n_test,
+        "K": len(result.models),
+        "V": result.reference.n_val,
+    }
+
+
+def form(kind: Kind, result: CellResult) -> Form:
+    """The dtype and shape that an array of this kind has beside `result`."""
+    dtype, dimensions = kind
+    length = sizes(result)
+    shape = tuple(length[one] if isinstance(one, str) else one for one in dimensions)
+    return np.dtype(dtype), shape
+
+
+def kinds(result: CellResult) -> dict[str, Kind]:
+    """The arrays that the result's known blocks must have."""
+    return {
+        f"{name}/{array}": kind
+        for name in result.blocks
+        if name in KNOWN
+        for array, kind in KNOWN[name].arrays.items()
+    }
+
+
+def unknown(result: CellResult, array: str) -> bool:
+    """Whether an array of this name belongs to a block of the result that this version does not know."""
+    name, slash, inner = array.partition("/")
+    foreign = name in result.blocks and name not in KNOWN
+    return foreign and bool(slash) and re.fullmatch(BLOCK_NAME, inner) is not None
+
+
+def problems(result: CellResult) -> Iterator[str]:
+    """What keeps the known blocks of a result from being what they are called: `blocks.holes.low: Field required`."""
+    for name, content in result.blocks.items():
+        if name not in KNOWN:
+            continue
+        try:  # as JSON: there a list may be a tuple, and nothing else is converted
+            KNOWN[name].record.model_validate_json(to_json(content), strict=True)
+        except ValidationError as error:
+            for found in error.errors(include_url=False, include_input=False):
+                yield f"{'.'.join(map(str, ('blocks', name, *found['loc'])))}: {found['msg']}"
+
+
+def recomputed(result: CellResult, arrays: Arrays) -> dict[str, Any]:
+    """The result's blocks, with those computed again that can be."""
+    return {
+        name: content
+        if name not in KNOWN or (compute := KNOWN[name].recompute) is None
+        else compute(result, arrays).model_dump(mode="json")
+        for name, content in result.blocks.items()
+    }
+
+
+def unverified(names: Iterable[str]) -> Iterator[str]:
+    """What is taken on trust of the blocks of these names."""
+    for name in names:
+        if name not in KNOWN:
+            yield f"the block {name}, which this version of rph does not know: it is kept as it is"
+        elif KNOWN[name].recompute is None:
+            yield f"the block {name}: what it says is not computed again"
