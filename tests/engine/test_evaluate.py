@@ -209,12 +209,12 @@ def test_score_recomputes_everything_and_trains_nothing(world):
 
 
 def test_blocks_of_a_result_are_kept_with_it(world, monkeypatch):
-    found, content = run.Cell._result, {"other": {"a": [1, {"b": None}], "c": 0.1}}
+    found, content = Cell._result, {"other": {"a": [1, {"b": None}], "c": 0.1}}
 
     def with_blocks(cell, selection):
         return found(cell, selection).model_copy(update={"blocks": content})
 
-    monkeypatch.setattr(run.Cell, "_result", with_blocks)
+    monkeypatch.setattr(Cell, "_result", with_blocks)
     (first,) = world.evaluate().results
     (score,) = world.evaluate(Settings(preset=PRESETS["paper"], device="cpu", train=False)).results
     monkeypatch.undo()

@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from filelock import FileLock
-from rph.results.cell.outcomes import Failed, Scored
 from tests.moments import PATIENCE
 
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
+from rph.results.outcomes import Failed, Scored
 
 
 def identity(seed=0, cell="cell"):
@@ -220,7 +220,7 @@ WRITER = """
     import numpy as np
     from pathlib import Path
     from rph.engine.store import Identity, Store
-    from rph.results.cell.outcomes import Scored
+    from rph.results.outcomes import Scored
     store = Store(Path(sys.argv[1]))
     n = int(sys.argv[2])
     for seed in itertools.count():
@@ -341,7 +341,7 @@ def test_no_room_is_said_and_nothing_half_written_counts(tmp_path):
         from pathlib import Path
         from rph.errors import RphError
         from rph.engine.store import Identity, Store
-        from rph.results.cell.outcomes import Scored
+        from rph.results.outcomes import Scored
         store = Store(Path(sys.argv[1]))
         big = np.zeros((100_000, 4), np.float32)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

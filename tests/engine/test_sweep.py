@@ -17,7 +17,6 @@ import pytest
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
-from rph.results.cell.outcomes import Failed, Scored
 from rph_plugins.executors import processes
 from rph_plugins.executors.local import Local
 from rph_plugins.executors.processes import Processes
@@ -30,6 +29,7 @@ from rph.engine.inputs import Inputs, Texts, with_shared_texts
 from rph.engine.sweep import TRIES, Driver
 from rph.errors import RphError
 from rph.registry import installed
+from rph.results.outcomes import Failed, Scored
 
 DEAD, SLOW = Lost(reason="it died\nof\tsomething"), Lost(reason="took too long", final=True)
 
