@@ -176,8 +176,8 @@ def test_every_link_of_a_page_leads_to_a_file_of_the_repository(path):
 
 def test_the_metrics_page_names_every_metric():
     text = (ROOT / "docs/metrics.md").read_text("utf-8")
-    for module in ("metrics", "uncertainty"):
-        tree = ast.parse((ROOT / f"harness/rph/{module}.py").read_text("utf-8"))
+    for module in ("metrics", "utility", "probabilities", "uncertainty"):
+        tree = ast.parse((ROOT / f"harness/rph/results/{module}.py").read_text("utf-8"))
         public = {n.name for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")}
         assert {name for name in public if not re.search(rf"\b{name}\b", text)} == set()
 

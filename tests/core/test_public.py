@@ -239,6 +239,7 @@ class HeadRouter
   def trained_as(variant: Any) -> Hashable
   def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None
   def inputs(self, queries: Queries) -> Tensor
+  def outputs(self, X: Tensor) -> Tensor
   def scores(self, queries: Queries) -> Float32
   def forward(variant: Any) -> Forward
   def standardise(self, data: Data) -> tuple[Tensor, Validation]

@@ -98,7 +98,7 @@ def test_methods_say_where_every_number_comes_from(page, two):
         f"fingerprint {two[0].result.bench_fingerprint}",
         "4 train, 4 val and 4 test queries, 3 models, costs",
         "encoder: encoder@hand",
-        "2 result(s): routers of rph 0.1.0 on cpu with rph 0.1.0.",
+        "2 result(s): routers of routing-plateau-harness 0.1.0 on cpu with routing-plateau-harness 0.1.0.",
         "bench is a subset: 4 rows of 8",
         "rph eval --bench bench --encoder encoder --router s --out results",
         "Expected calibration error",
@@ -112,7 +112,7 @@ def test_provenance_has_a_row_per_cell(two):
     assert [row[column["router"]] for row in sheet.rows] == ["r", "s"]
     assert [row[column["seeds"]] for row in sheet.rows] == ["42, 1337", "42"]
     assert [row[column["trials"]] for row in sheet.rows] == [2, 1]
-    assert {row[column["packages"]] for row in sheet.rows} == {"rph 0.1.0"}
+    assert {row[column["packages"]] for row in sheet.rows} == {"routing-plateau-harness 0.1.0"}
 
 
 def test_every_figure_stands_in_one_section(two):
