@@ -355,7 +355,7 @@ def python(code):
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "routers"], ["list", "routers", "--json"]])
 def test_help_and_list_import_nothing_heavy(arguments):
     done = python(
-        "import sys\nfrom rph import cli\n"
+        "import sys\nfrom rph.cli import main as cli\n"
         f"sys.argv = ['rph', *{arguments!r}]\n"
         "try:\n    cli.main()\nexcept SystemExit as exit_:\n    assert not exit_.code\n"
         "heavy = {'numpy', 'torch', 'pandas', 'sklearn', 'sentence_transformers'} & set(sys.modules)\n"

@@ -56,7 +56,7 @@ def repos(tmp_path_factory):
 def run(tmp_path):
     """Run `rph ARGUMENTS` against a hub: (exit code, stdout, stderr)."""
 
-    def call(endpoint, *arguments, code="from rph.cli.main.main import main; main()", **environment):
+    def call(endpoint, *arguments, code="from rph.cli.main import main; main()", **environment):
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "RPH_"))}
         own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "RPH_HOME": str(tmp_path / "rph")}
         done = subprocess.run(

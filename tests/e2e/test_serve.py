@@ -1,6 +1,7 @@
 """`rph serve` as its clients meet it: over a socket, with the official OpenAI client, and with those who should not get in."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -730,7 +731,7 @@ def test_a_missing_library_names_the_extra(rph, tmp_path, monkeypatch, missing):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     for name in ("serve", "upstreams"):
-        monkeypatch.delattr(sys.modules["rph"], name, raising=False)
+        monkeypatch.delattr(importlib.import_module("rph.deploy"), name, raising=False)
     code, _, error = rph("serve", tmp_path)
     assert code == 2 and install("serve") in error and missing in error
 

@@ -632,7 +632,7 @@ FREE = {
     "router_distribution", "router_version", "method.title", "method.paper", "method.year", "method.family",
     "method.licence", "variant.noise", "variant.fault", "seconds", "times_test_was_scored", "device",
     "configurations.*.val_accuracy", "configurations.*.test_accuracy",
-    f"packages.{OURS}", "packages.numpy", "packages.torch", "packages.scikit-learn",
+    f"packages.{OURS}", "packages.numpy", "packages.torch",
 }  # fmt: skip
 
 
