@@ -427,6 +427,17 @@ def test_data_of_an_editable_plugin_count_unless_they_are_strays(world):
     assert world.changes({"space/mine/w.json": "2"}, SRC, own, "space.mine")
 
 
+def test_data_of_a_local_file_are_the_files_that_it_names(world):
+    read = "from pathlib import Path\nx = (Path(__file__).parent / 'w/weights.json').read_text()"
+    world.write({"plugin.py": f"{read}\nimport helper", "w/weights.json": "1", "notes.json": "1"})
+    world.write({"helper.py": "y = 'near.csv'", "near.csv": "1", "w/near.csv": "1"})
+    assert world.changes({"w/weights.json": "2"})
+    assert world.changes({"near.csv": "2"})
+    assert not world.changes({"notes.json": "2", "w/near.csv": "2", "w/.DS_Store": ""})
+    world.write({"plugin.py": "x = ['', '.', '..', '/', '\\0', 'w', 'a' * 3000, '../src/notes.json']"})
+    assert not world.changes({"notes.json": "3"})
+
+
 # --- packages ---------------------------------------------------------------------------------------
 
 

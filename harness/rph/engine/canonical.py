@@ -28,6 +28,7 @@ COMPUTING = IMPORTERS | {
 RUNNING = frozenset({"exec", "eval"})  # as names only: `model.eval()` is another thing
 DOCS = frozenset({"__doc__", "getdoc"})  # where one is named, docstrings may decide something
 TYPING = ("typing", "typing_extensions")
+LONGEST_NAME = 200  # of a file; file systems end at 255 bytes
 IMPORT = (ast.Import, ast.ImportFrom)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -65,6 +66,7 @@ class Form:
     computed: bool  # it finds or runs code that the text does not name
     docs: tuple[str, ...] = ()  # its docstrings, which are in no part
     reads_docs: bool = False  # it reads docstrings, its own or those of what it imports
+    strings: frozenset[str] = frozenset()  # those of its constants that could name a file
 
     @property
     def imports(self) -> tuple[Import, ...]:
@@ -88,7 +90,8 @@ def read(source: str | bytes, package: str = "") -> Form:
     docs = tuple(ascii(doc) for node in nodes if isinstance(node, DOCUMENTED) for doc in _docstring(node))
     reads_docs = any(_mentions(node, DOCS) for node in nodes)
     for_types = dict(map(_bound_by, _bindings(_prune(nodes), package)))
-    return replace(_Writer(tree, package).form(for_types), docs=docs, reads_docs=reads_docs)
+    form = _Writer(tree, package).form(for_types)
+    return replace(form, docs=docs, reads_docs=reads_docs, strings=frozenset(_strings(nodes)))
 
 
 # --- what is dropped --------------------------------------------------------------------------------
@@ -129,6 +132,12 @@ def _is_text(statement: ast.stmt) -> bool:
         and isinstance(statement.value, ast.Constant)
         and isinstance(statement.value.value, str)
     )
+
+
+def _strings(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= LONGEST_NAME:
+            yield node.value
 
 
 def _mentions(node: ast.AST, names: frozenset[str]) -> bool:

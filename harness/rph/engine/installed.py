@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import metadata
@@ -236,6 +236,12 @@ def loose_files(distribution: Distribution) -> dict[str, Path]:
     declared = [] if is_editable(distribution) else recorded(distribution) or []
     loose = {parts[0]: path for parts, path in declared if not parts[1:]}
     return _data({name: path for name, path in loose.items() if path.suffix != ".pth" and path.is_file()})
+
+
+def named_files(names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The files below a folder among the names that some code holds, where they are relative ones."""
+    fit = {name for name in names if name.isprintable() and ".." not in name and not Path(name).is_absolute()}
+    return {name: folder / name for name in sorted(fit) if (folder / name).is_file()}
 
 
 def _data(files: dict[str, Path]) -> dict[str, Path]:

@@ -13,8 +13,8 @@ hash of the module that defines what is imported: so it holds all that the modul
 - Docstrings are in no form; they count, all of them, where one of the modules (rph's apart) reads docstrings.
 - Data of a plugin are the files that are not Python in its distribution, also in packages without code: those that RECORD declares; of an
   editable distribution all but strays, since SOURCES.txt, which setuptools leaves, is as old as the installation (a
-  file that was added later would be missed), and others leave nothing; none of a distribution without RECORD, nor of a
-  plugin that is a local file: nobody declared any. Data of rph never count.
+  file that was added later would be missed), and others leave nothing; none of a distribution without RECORD. A local
+  file declares nothing: there a file that a constant of the code names counts. Data of rph never count.
 
 Nothing is imported here. What was found is kept: the code that was imported is what runs, whatever is edited meanwhile.
 """
@@ -172,9 +172,17 @@ class _Graph:
         )
 
     def data(self, names: set[str]) -> str:
-        """Hash of the data of the plugin's distribution, in packages of these modules and others; "" for none."""
+        """Hash of the data of the plugin's distribution, in packages of these modules and others; "" for none.
+
+        Of a local file: of the files that it and the modules followed with it name, seen from where each lies.
+        """
         if self.own is None:
-            return ""
+            named: dict[str, Path] = {}
+            for module in sorted(names):
+                place, form = installed.where(module), _form(module)
+                if place and place.file and form and installed.top_of(module) not in OURS:
+                    named |= installed.named_files(form.strings, place.file.parent)
+            return installed.bytes_of(named) if named else ""
         own = {installed.top_of(name) for name in names if self.is_own(name)}
         tops = sorted(own | installed.tops(self.own))
         files = [*(installed.data_files(top, self.own) for top in tops), installed.loose_files(self.own)]
