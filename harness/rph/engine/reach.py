@@ -154,8 +154,14 @@ class _Graph:
         self.own_files = None if declared is None else {path for _, path in declared}
         self.nodes: dict[str, _Node] = {}
         self.hashes: dict[str, str] = {}
+        self.found: dict[str, Reached] = {}  # kept with the data as they were: every task asks again
 
     def reached(self, name: str) -> Reached:
+        if name not in self.found:
+            self.found[name] = self._reached(name)
+        return self.found[name]
+
+    def _reached(self, name: str) -> Reached:
         code = self.hash(name)
         names, todo = {name}, [name]
         while todo:
