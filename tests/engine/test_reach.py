@@ -385,7 +385,7 @@ def test_the_whole_package_is_what_record_declares(world):
 
 
 def test_stray_files_change_nothing(world):
-    """Audit case 14: a package with a dist-info that was written by hand."""
+    """Of a package with a dist-info that was written by hand."""
     world.write({"pk/__init__.py": "x = 1"}, SITE)
     own = world.distribution("pk")
     for stray in (".DS_Store", "__init__.py~", "logs/x.log"):
@@ -460,6 +460,7 @@ def test_what_came_from_no_index_counts_by_its_files_too(world):
     found = []
     for content in ("aa", "bb", "aa"):
         info = ["lib-1.0.dist-info/INSTALLER,sha256=cc,4", "lib/__pycache__/__init__.cpython-311.pyc,,"]
+        info.append(f"../../../bin/lib,sha256={len(found)},9")
         lib = world.distribution("lib", "1.0", record=[])
         path = Path(str(lib.locate_file("lib-1.0.dist-info")))
         (path / "RECORD").write_text("\n".join([f"lib/__init__.py,sha256={content},5", *info]))
@@ -487,9 +488,10 @@ def test_a_local_file_is_not_taken_for_a_distribution_of_its_name(world):
 def test_of_required_packages_those_that_compute_count(world):
     world.write({"lib/__init__.py": "", "plugin.py": "import lib"}, SITE)
     world.distribution("lib", requires=["between", "scipy; python_version < '3'", "torch; extra == 'gpu'"])
-    world.distribution("between", requires=["numpy>=1", "rich"])
+    world.distribution("between", requires=["numpy>=1", "rich", "catboost"])
+    world.distribution("catboost", "1.2")
     found = world.reached("plugin").packages
-    assert found == {"lib": "1.0", "numpy": importlib.metadata.version("numpy")}
+    assert found == {"lib": "1.0", "numpy": importlib.metadata.version("numpy"), "catboost": "1.2"}
 
 
 def test_plumbing_does_not_count(world):

@@ -25,7 +25,12 @@ RPH = "rph"
 OURS = frozenset({RPH, "rph_plugins"})
 ABSENT = "absent"  # the version of what is imported and not installed: installing it is a change
 # Packages that compute: they count also where only another package that counts requires them.
-COMPUTE = frozenset({"numpy", "scipy", "scikit-learn", "torch", "xgboost", "xgboost-cpu"})
+COMPUTE = frozenset(
+    {
+        "numpy", "scipy", "scikit-learn", "pandas", "numba", "torch", "transformers", "tokenizers", "jax", "jaxlib",
+        "xgboost", "xgboost-cpu", "lightgbm", "catboost",
+    }
+)  # fmt: skip
 # Packages that no number comes from: they find, check, lock, fetch and print. Their versions change nothing.
 PLUMBING = frozenset(
     {"filelock", "huggingface-hub", "packaging", "pluggy", "pydantic", "pyyaml", "rich", "typer"}
@@ -112,7 +117,8 @@ def version(distribution: Distribution) -> str:
     record = distribution.read_text("RECORD")
     if record is None or distribution.read_text("direct_url.json") is None:
         return distribution.version
-    files = sorted(line for line in record.splitlines() if "sha256=" in line and ".dist-info/" not in line)
+    hashed = [line for line in record.splitlines() if "sha256=" in line and ".dist-info/" not in line]
+    files = sorted(line for line in hashed if not line.startswith(".."))  # scripts name their environment
     return f"{distribution.version} {digest(*files)[:12]}"
 
 
