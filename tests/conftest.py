@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.routers")  # so that a check that fails there shows the numbers
 
-# How long an example takes is the machine's business: a test that is slow for once has not failed.
-settings.register_profile("rph", deadline=None)
+# How long an example takes, or is drawn, is the machine's business: a test that is slow for once has not failed.
+settings.register_profile("rph", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rph")
 
 # Small tests gain nothing from a second thread and lose much where another process has the core.

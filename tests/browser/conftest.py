@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tests import entries
+from tests import entries, moments
 
 from rph.board import site
 from rph.results import cell
@@ -57,7 +57,11 @@ def chromium():
     if BROWSER is None:
         pytest.skip("no chromium is installed: see .ci/browser")
     with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=BROWSER, args=["--headless=new", "--no-sandbox"])
+        browser = running.chromium.launch(
+            executable_path=BROWSER,
+            args=["--headless=new", "--no-sandbox"],
+            timeout=1000 * moments.PATIENCE,
+        )
         yield browser
         browser.close()
 
@@ -71,6 +75,7 @@ def visit(chromium, folder):
         def call(path, *, width=1280, height=900, **options):
             context = chromium.new_context(viewport={"width": width, "height": height}, **options)
             stack.callback(context.close)
+            context.set_default_timeout(1000 * moments.PATIENCE)  # playwright's own patience is 30 s
             page = context.new_page()
             page.on(
                 "console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None

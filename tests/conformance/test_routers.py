@@ -452,7 +452,7 @@ def test_results_come_in_the_order_asked_for_and_as_plain_records():
         ("knn", "no-network", "passed", ""),
         ("knn", "planted-clusters", "passed", ""),
     ]
-    assert all(r.ok and 0 < r.seconds < 60 for r in results)
+    assert all(r.ok and r.seconds > 0 for r in results)
     assert json.loads(json.dumps(dataclasses.asdict(results[0])))["check"] == "no-network"
     with pytest.raises(dataclasses.FrozenInstanceError):
         results[0].status = "failed"

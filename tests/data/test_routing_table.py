@@ -150,7 +150,7 @@ def test_what_is_written_is_read_back_equal(tmp_path, costs, p):
     assert (said["citation"], said["source"], said["labels"]) == ("arXiv:1", "here", "l")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     arrays(np.float32, (3, 2), elements=st.floats(0, 1, width=32) | st.just(float("nan"))),
     st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=3, max_size=3),

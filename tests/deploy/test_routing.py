@@ -28,7 +28,7 @@ def test_each_query_gets_a_model_scores_a_cost_and_the_time(loaded):
     for routed in routes:
         assert routed.model == "large" and routed.cost == pytest.approx(0.01)
         assert routed.scores == pytest.approx(exported.MEANS | {"large": large})
-        assert 0 < routed.seconds < 60
+        assert routed.seconds > 0
     assert loaded.calibrated and loaded.models == toys.MODELS
     assert loaded.route([]) == []
 

@@ -120,6 +120,31 @@ def test_what_is_imported_when_a_function_runs_counts(world):
     assert "helper" not in world.imported  # it was read, and not run
 
 
+def test_docstrings_count_where_a_module_reads_them_also_of_another(world):
+    world.write(
+        {"prompts.py": 'def judge():\n    "Right?"', "plugin.py": "import prompts\nx = prompts.judge"}
+    )
+    assert not world.changes({"prompts.py": 'def judge():\n    "Good?"'})
+    world.write({"plugin.py": "import prompts\nx = prompts.judge.__doc__"})
+    assert world.changes({"prompts.py": 'def judge():\n    "Wrong?"'})
+    assert not world.changes({"prompts.py": 'def judge():  # a comment\n    "Wrong?"'})
+    world.write({"base.py": "class Base:\n    def __init_subclass__(cls): cls.text = cls.__doc__"})
+    world.write({"plugin.py": 'from base import Base\nclass Mine(Base):\n    "one"'})
+    assert world.changes({"plugin.py": 'from base import Base\nclass Mine(Base):\n    "two"'})
+
+
+def test_the_order_of_imports_counts_where_the_later_hides_the_earlier(world):
+    world.write({"a/__init__.py": "f = 1", "a/b.py": "", "c.py": "f = 2"})
+    for one, other in (
+        ("from a import f", "from c import *"),
+        ("from a import *", "from c import *"),
+        ("import a.b", "import c as a"),
+        ("from a import f", "from c import f"),
+    ):
+        world.write({"plugin.py": f"{one}\n{other}\nx = lambda: f"})
+        assert world.changes({"plugin.py": f"{other}\n{one}\nx = lambda: f"}), (one, other)
+
+
 def test_what_is_imported_for_type_checkers_does_not_count(world):
     world.write(
         {"plugin.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from helper import f\nx = 1"}
@@ -307,6 +332,9 @@ def test_a_module_of_no_file_is_refused(world):
         "import pkg.other\ngetattr(pkg, 'oth' + 'er')",
         "from pkg import sub\nprint(sub)",
         "def f():\n    from importlib import import_module\n    return import_module('pkg.sub')",
+        "import pickle\ndef f(b): return pickle.loads(b)",
+        "import subprocess, sys\ndef f(): subprocess.run([sys.executable, '-m', 'pkg.other'])",
+        "from pydoc import locate\ndef f(): return locate('pkg.other')",
     ],
 )
 def test_what_cannot_be_followed_counts_by_all_bytes_of_its_package(world, text):
@@ -323,10 +351,15 @@ def test_what_cannot_be_followed_counts_by_all_bytes_of_its_package(world, text)
     assert not world.changes({f"pkg/{stray}": "x" for stray in strays}, name=name)
 
 
-def test_a_single_file_that_computes_its_imports_counts_by_its_own_bytes(world):
-    world.write({"plugin.py": "exec('x = 1')", "beside.py": ""})
-    assert not world.changes({"beside.py": "x = 1"})
+def test_a_single_file_that_computes_its_imports_counts_with_the_python_beside_it(world):
+    world.write({"plugin.py": "exec('x = 1')", "beside.py": "", "below/far.py": "", "notes.txt": ""})
+    assert not world.changes({"below/far.py": "x = 1", "notes.txt": "x", ".hidden.py": "x = 1"})
+    # It is of no distribution: its folder is all there is of a package.
+    assert world.changes({"beside.py": "x = 1"})
     assert world.changes({"plugin.py": "exec('x = 1')  # a comment"})
+    world.write({"single.py": "exec('x = 1')", "other.py": ""}, SITE)
+    own = world.distribution("single", record=["single.py"])
+    assert not world.changes({"other.py": "x = 1"}, SITE, own, "single")
 
 
 def test_compiled_modules_count_by_all_bytes_of_their_package(world):
@@ -352,7 +385,7 @@ def test_the_whole_package_is_what_record_declares(world):
 
 
 def test_stray_files_change_nothing(world):
-    """Audit case 14: a package with a dist-info that was written by hand."""
+    """Of a package with a dist-info that was written by hand."""
     world.write({"pk/__init__.py": "x = 1"}, SITE)
     own = world.distribution("pk")
     for stray in (".DS_Store", "__init__.py~", "logs/x.log"):
@@ -362,14 +395,26 @@ def test_stray_files_change_nothing(world):
 
 def test_declared_data_count_by_their_bytes(world):
     world.write(
-        {"pk/__init__.py": "x = 1", "pk/w/weights.json": "1", "pk/notes.txt": "1", "pk/un.py": ""}, SITE
+        {
+            "pk/__init__.py": "x = 1",
+            "pk/w/weights.json": "1",
+            "pk/notes.txt": "1",
+            "pk/un.py": "",
+            "other/x.json": "1",
+        },
+        SITE,
     )
     record = ["pk/__init__.py", "pk/un.py", "pk/w/weights.json", "other/x.json", "pk-1.0.dist-info/METADATA"]
     own = world.distribution("pk", record=record)
     assert world.changes({"pk/w/weights.json": "2"}, SITE, own, "pk")
     assert not world.changes({"pk/notes.txt": "2"}, SITE, own, "pk")
     assert not world.changes({"pk/un.py": "x = 1"}, SITE, own, "pk")  # code counts where it is reached
-    assert not world.changes({"other/x.json": "2"}, SITE, own, "pk")  # not in a package of the plugin
+    assert world.changes({"other/x.json": "2"}, SITE, own, "pk")  # of a package that holds nothing but data
+    assert not world.changes({"pk-1.0.dist-info/METADATA": "Name: pk"}, SITE, own, "pk")
+    world.write({"one.py": "x = 1", "one.json": "1", "two.json": "1"}, SITE)
+    own = world.distribution("one", record=["one.py", "one.json", "../../bin/one"])
+    assert world.changes({"one.json": "2"}, SITE, own, "one")
+    assert not world.changes({"two.json": "2", "../bin/one": "#!python"}, SITE, own, "one")
 
 
 def test_data_of_an_editable_plugin_count_unless_they_are_strays(world):
@@ -380,6 +425,17 @@ def test_data_of_an_editable_plugin_count_unless_they_are_strays(world):
     assert not world.changes({"pk/.DS_Store": "", "pk/x.py~": "", "pk/logs/x.log": ""}, SRC, own, "pk")
     world.write({"space/mine/__init__.py": "x = 1", "space/mine/w.json": "1"})  # also in a namespace package
     assert world.changes({"space/mine/w.json": "2"}, SRC, own, "space.mine")
+
+
+def test_data_of_a_local_file_are_the_files_that_it_names(world):
+    read = "from pathlib import Path\nx = (Path(__file__).parent / 'w/weights.json').read_text()"
+    world.write({"plugin.py": f"{read}\nimport helper", "w/weights.json": "1", "notes.json": "1"})
+    world.write({"helper.py": "y = 'near.csv'", "near.csv": "1", "w/near.csv": "1"})
+    assert world.changes({"w/weights.json": "2"})
+    assert world.changes({"near.csv": "2"})
+    assert not world.changes({"notes.json": "2", "w/near.csv": "2", "w/.DS_Store": ""})
+    world.write({"plugin.py": "x = ['', '.', '..', '/', '\\0', 'w', 'a' * 3000, '../src/notes.json']"})
+    assert not world.changes({"notes.json": "3"})
 
 
 # --- packages ---------------------------------------------------------------------------------------
@@ -396,6 +452,23 @@ def test_packages_count_by_their_version(world):
     world.distribution("compute", "1.1")
     after = world.reached("plugin")
     assert (after.packages, after.code) == ({"compute": "1.1"}, before.code)
+
+
+def test_what_came_from_no_index_counts_by_its_files_too(world):
+    """`pip install ./folder` or `git+https://...`, again and with the same version."""
+    world.write({"lib/__init__.py": "x = 1", "plugin.py": "import lib"}, SITE)
+    found = []
+    for content in ("aa", "bb", "aa"):
+        info = ["lib-1.0.dist-info/INSTALLER,sha256=cc,4", "lib/__pycache__/__init__.cpython-311.pyc,,"]
+        info.append(f"../../../bin/lib,sha256={len(found)},9")
+        lib = world.distribution("lib", "1.0", record=[])
+        path = Path(str(lib.locate_file("lib-1.0.dist-info")))
+        (path / "RECORD").write_text("\n".join([f"lib/__init__.py,sha256={content},5", *info]))
+        assert world.reached("plugin").packages == {"lib": "1.0"}
+        (path / "direct_url.json").write_text('{"url": "file:///lib", "dir_info": {}}')
+        found.append(world.reached("plugin").packages["lib"])
+    assert found[0] == found[2] != found[1]
+    assert all(version.startswith("1.0 ") for version in found)
 
 
 def test_a_distribution_of_another_name_is_found_by_what_it_installed(world):
@@ -415,9 +488,10 @@ def test_a_local_file_is_not_taken_for_a_distribution_of_its_name(world):
 def test_of_required_packages_those_that_compute_count(world):
     world.write({"lib/__init__.py": "", "plugin.py": "import lib"}, SITE)
     world.distribution("lib", requires=["between", "scipy; python_version < '3'", "torch; extra == 'gpu'"])
-    world.distribution("between", requires=["numpy>=1", "rich"])
+    world.distribution("between", requires=["numpy>=1", "rich", "catboost"])
+    world.distribution("catboost", "1.2")
     found = world.reached("plugin").packages
-    assert found == {"lib": "1.0", "numpy": importlib.metadata.version("numpy")}
+    assert found == {"lib": "1.0", "numpy": importlib.metadata.version("numpy"), "catboost": "1.2"}
 
 
 def test_plumbing_does_not_count(world):

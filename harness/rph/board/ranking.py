@@ -1,6 +1,6 @@
 """Boards: the results of one benchmark and encoder, ranked, and how sure the ranks are.
 
-Functions of result files alone (resultfiles.Entry). What is ranked together was measured on the same queries:
+Functions of result files alone (rph.results.files.Entry). What is ranked together was measured on the same queries:
 a subset, or another release of a benchmark, has another fingerprint and so its own board.
 """
 
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def aiq(self) -> float | None:
-        """Mean accuracy over the pool's range of costs (metrics.aiq) of the accuracy-cost curve.
+        """Mean accuracy over the pool's range of costs (utility.aiq) of the accuracy-cost curve.
 
         None without prices, and where the curve is not known at every lambda.
         """

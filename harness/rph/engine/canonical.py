@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -21,11 +21,14 @@ IMPORTERS = frozenset({"import_module", "__import__", "find_spec"})
 COMPUTING = IMPORTERS | {
     "SourceFileLoader", "SourcelessFileLoader", "ExtensionFileLoader", "spec_from_file_location", "spec_from_loader",
     "module_from_spec", "exec_module", "load_module", "run_path", "run_module", "entry_points", "meta_path",
-    "path_hooks", "__path__", "__builtins__", "__loader__", "runpy", "zipimport", "pkgutil", "builtins",
+    "path_hooks", "__path__", "__builtins__", "__loader__", "runpy", "zipimport", "pkgutil", "builtins", "pydoc",
+    "pickle", "cloudpickle", "dill", "subprocess", "Popen", "popen", "posix_spawn", "create_subprocess_exec",
+    "create_subprocess_shell",
 }  # fmt: skip
 RUNNING = frozenset({"exec", "eval"})  # as names only: `model.eval()` is another thing
 DOCS = frozenset({"__doc__", "getdoc"})  # where one is named, docstrings may decide something
 TYPING = ("typing", "typing_extensions")
+LONGEST_NAME = 200  # of a file; file systems end at 255 bytes
 IMPORT = (ast.Import, ast.ImportFrom)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -61,6 +64,9 @@ class Form:
     bound: frozenset[str]  # names that are bound otherwise, in any scope
     typing: Mapping[str, Import]  # what is imported for type checkers only
     computed: bool  # it finds or runs code that the text does not name
+    docs: tuple[str, ...] = ()  # its docstrings, which are in no part
+    reads_docs: bool = False  # it reads docstrings, its own or those of what it imports
+    strings: frozenset[str] = frozenset()  # those of its constants that could name a file
 
     @property
     def imports(self) -> tuple[Import, ...]:
@@ -80,8 +86,12 @@ def read(source: str | bytes, package: str = "") -> Form:
     Raises SyntaxError, ValueError or RecursionError for what this Python cannot read.
     """
     tree = ast.parse(source)
-    for_types = _bindings(_prune(list(ast.walk(tree))), package)
-    return _Writer(tree, package).form(dict(map(_bound_by, for_types)))
+    nodes = list(ast.walk(tree))
+    docs = tuple(ascii(doc) for node in nodes if isinstance(node, DOCUMENTED) for doc in _docstring(node))
+    reads_docs = any(_mentions(node, DOCS) for node in nodes)
+    for_types = dict(map(_bound_by, _bindings(_prune(nodes), package)))
+    form = _Writer(tree, package).form(for_types)
+    return replace(form, docs=docs, reads_docs=reads_docs, strings=frozenset(_strings(nodes)))
 
 
 # --- what is dropped --------------------------------------------------------------------------------
@@ -91,7 +101,6 @@ def _prune(nodes: list[ast.AST]) -> list[ast.stmt]:
     """Take out of a tree all that decides nothing; returns the statements under `if TYPE_CHECKING:`."""
     for_types: list[ast.stmt] = []
     checking = _type_checking(nodes)
-    keep_docstrings = any(_mentions(node, DOCS) for node in nodes)
 
     def kept(body: list[ast.stmt]) -> Iterator[ast.stmt]:
         for statement in body:
@@ -105,10 +114,16 @@ def _prune(nodes: list[ast.AST]) -> list[ast.stmt]:
         for field in ("body", "orelse", "finalbody"):
             body = getattr(node, field, None)
             if body and isinstance(body, list):
-                documented = keep_docstrings and field == "body" and isinstance(node, DOCUMENTED)
-                docstring = [statement for statement in body[:1] if documented and _is_text(statement)]
-                setattr(node, field, [*docstring, *kept(body)])
+                setattr(node, field, list(kept(body)))
     return for_types
+
+
+def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The docstring of one of DOCUMENTED, if it has one."""
+    match node.body[:1]:
+        case [ast.Expr(value=ast.Constant(value=str(text)))]:
+            return [text]
+    return []
 
 
 def _is_text(statement: ast.stmt) -> bool:
@@ -117,6 +132,12 @@ def _is_text(statement: ast.stmt) -> bool:
         and isinstance(statement.value, ast.Constant)
         and isinstance(statement.value.value, str)
     )
+
+
+def _strings(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= LONGEST_NAME:
+            yield node.value
 
 
 def _mentions(node: ast.AST, names: frozenset[str]) -> bool:
@@ -254,7 +275,8 @@ class _Writer:
             self.parts.append("[")
             for imported, run in groupby(value, key=lambda item: isinstance(item, IMPORT)):
                 if imported:
-                    self.run(list(run))
+                    for statements in self.runs(run):
+                        self.run(statements)
                     continue
                 for item in run:
                     self.value(item)
@@ -329,8 +351,24 @@ class _Writer:
                 return Import(name, None, self.functions > 0)
         return None
 
+    def runs(self, statements: Iterable[ast.stmt]) -> Iterator[list[ast.stmt]]:
+        """Import statements that stand together, cut where their order matters: what binds a name anew comes after."""
+        run: list[ast.stmt] = []
+        bound: dict[str, Import] = {}
+        for statement in statements:
+            binds = list(map(_bound_by, _bindings([statement], self.package)))
+            if run and (
+                "*" in bound
+                or any(name == "*" or bound.get(name, target) != target for name, target in binds)
+            ):
+                yield run
+                run, bound = [], {}
+            run.append(statement)
+            bound.update(binds)
+        yield run
+
     def run(self, statements: list[ast.stmt]) -> None:
-        """Import statements that stand together."""
+        """Import statements that stand together, in whichever order."""
         bindings: list[Binding] = []
         for binding in _bindings(statements, self.package, self.functions > 0):
             module, name = binding.target.module, binding.target.name

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import metadata
@@ -25,7 +25,12 @@ RPH = "rph"
 OURS = frozenset({RPH, "rph_plugins"})
 ABSENT = "absent"  # the version of what is imported and not installed: installing it is a change
 # Packages that compute: they count also where only another package that counts requires them.
-COMPUTE = frozenset({"numpy", "scipy", "scikit-learn", "torch", "xgboost", "xgboost-cpu"})
+COMPUTE = frozenset(
+    {
+        "numpy", "scipy", "scikit-learn", "pandas", "numba", "torch", "transformers", "tokenizers", "jax", "jaxlib",
+        "xgboost", "xgboost-cpu", "lightgbm", "catboost",
+    }
+)  # fmt: skip
 # Packages that no number comes from: they find, check, lock, fetch and print. Their versions change nothing.
 PLUMBING = frozenset(
     {"filelock", "huggingface-hub", "packaging", "pluggy", "pydantic", "pyyaml", "rich", "typer"}
@@ -105,6 +110,27 @@ def is_editable(distribution: Distribution) -> bool:
 
 
 @functools.cache
+def version(distribution: Distribution) -> str:
+    """Its version. What came from a folder, a repository or a file, and not from an index (PEP 610), may be installed
+    again with other code under the same version: the hash of what RECORD says of its files stands behind it.
+    """
+    record = distribution.read_text("RECORD")
+    if record is None or distribution.read_text("direct_url.json") is None:
+        return distribution.version
+    hashed = [line for line in record.splitlines() if "sha256=" in line and ".dist-info/" not in line]
+    files = sorted(line for line in hashed if not line.startswith(".."))  # scripts name their environment
+    return f"{distribution.version} {digest(*files)[:12]}"
+
+
+def tops(distribution: Distribution) -> set[str]:
+    """The top-level packages of a distribution, as far as its metadata name them, and others that only hold data."""
+    found = set((distribution.read_text("top_level.txt") or "").split())
+    if not is_editable(distribution):
+        found |= {parts[0] for parts, _ in recorded(distribution) or () if parts[1:]}
+    return {top for top in found if top.isidentifier()}
+
+
+@functools.cache
 def owners(top: str, file: Path) -> tuple[Distribution, ...]:
     """The distributions that a file of the top-level module `top` was installed by; () for none."""
     named = _distribution(top)
@@ -149,7 +175,7 @@ def with_required(packages: dict[str, str]) -> dict[str, str]:
         seen.add(name)
         todo += _requires(name)
         if name in COMPUTE and (installed := _distribution(name)) is not None:
-            counted.setdefault(name, installed.version)
+            counted.setdefault(name, version(installed))
     return dict(sorted(counted.items()))
 
 
@@ -185,7 +211,10 @@ def package_files(top: str, distribution: Distribution | None) -> dict[str, Path
     assert place is not None
     if place.folders is None and place.file is not None:
         # A module of an archive lies in no file of its own.
-        return {"": next(path for path in (place.file, *place.file.parents) if path.is_file())}
+        own = {"": next(path for path in (place.file, *place.file.parents) if path.is_file())}
+        if distribution is not None or SITES & set(own[""].parts) or top in OURS:
+            return own
+        return own | {p.name: p for p in own[""].parent.glob("[!.]*.py") if p != own[""] and p.is_file()}
     declared = (recorded(distribution) if distribution and not is_editable(distribution) else None) or []
     inside = {"/".join(parts[1:]): path for parts, path in declared if parts[0] == top and parts[1:]}
     if inside:
@@ -205,5 +234,23 @@ def data_files(top: str, distribution: Distribution) -> dict[str, Path]:
     place = where(top)
     if place is None or place.folders is None:
         return {}
-    files = package_files(top, distribution)
-    return {n: path for n, path in files.items() if path.suffix not in NOT_DATA and path.name != "py.typed"}
+    return _data(package_files(top, distribution))
+
+
+def loose_files(distribution: Distribution) -> dict[str, Path]:
+    """The files that RECORD declares beside the packages and that are not Python: data of a plugin of one module."""
+    declared = [] if is_editable(distribution) else recorded(distribution) or []
+    loose = {parts[0]: path for parts, path in declared if not parts[1:]}
+    return _data({name: path for name, path in loose.items() if path.suffix != ".pth" and path.is_file()})
+
+
+def named_files(names: Iterable[str], folder: Path) -> dict[str, Path]:
+    """The files below a folder among the names that some code holds, where they are relative ones."""
+    fit = {name for name in names if name.isprintable() and ".." not in name and not Path(name).is_absolute()}
+    return {name: folder / name for name in sorted(fit) if (folder / name).is_file()}
+
+
+def _data(files: dict[str, Path]) -> dict[str, Path]:
+    return {
+        name: path for name, path in files.items() if path.suffix not in NOT_DATA and path.name != "py.typed"
+    }

@@ -8,11 +8,13 @@ hash of the module that defines what is imported: so it holds all that the modul
 - Importing a.b.c runs a and a.b: parents count. `rph` itself does not: its `__init__` holds only re-exports, which are
   followed one by one (`rph.load` is none, it is imported when called; `rph.hookimpl` computes nothing). A module without code counts for nothing.
 - What cannot be followed (code found or run by computed names, compiled modules, a package handed on as a whole)
-  counts by the bytes of all its top-level package, and by all that the modules of that package reach.
-- Data of a plugin are the files that are not Python, in the packages it is made of: those that RECORD declares; of an
+  counts by the bytes of all its top-level package, and by all that the modules of that package reach; a file of no
+  distribution, that is no package, by those of the Python files beside it.
+- Docstrings are in no form; they count, all of them, where one of the modules (rph's apart) reads docstrings.
+- Data of a plugin are the files that are not Python in its distribution, also in packages without code: those that RECORD declares; of an
   editable distribution all but strays, since SOURCES.txt, which setuptools leaves, is as old as the installation (a
-  file that was added later would be missed), and others leave nothing; none of a distribution without RECORD, nor of a
-  plugin that is a local file: nobody declared any. Data of rph never count.
+  file that was added later would be missed), and others leave nothing; none of a distribution without RECORD. A local
+  file declares nothing: there a file that a constant of the code names counts. Data of rph never count.
 
 Nothing is imported here. What was found is kept: the code that was imported is what runs, whatever is edited meanwhile.
 """
@@ -152,8 +154,14 @@ class _Graph:
         self.own_files = None if declared is None else {path for _, path in declared}
         self.nodes: dict[str, _Node] = {}
         self.hashes: dict[str, str] = {}
+        self.found: dict[str, Reached] = {}  # kept with the data as they were: every task asks again
 
     def reached(self, name: str) -> Reached:
+        if name not in self.found:
+            self.found[name] = self._reached(name)
+        return self.found[name]
+
+    def _reached(self, name: str) -> Reached:
         code = self.hash(name)
         names, todo = {name}, [name]
         while todo:
@@ -164,18 +172,34 @@ class _Graph:
         slots = [slot for module in names for slot in self.node(module).slots]
         packages = dict(pair for slot in slots for pair in slot.packages)
         return Reached(
-            code=installed.digest(code, self.data(names)),
+            code=installed.digest(code, self.data(names), self.docs(names)),
             modules={m: str(place.file) if place and place.file else "" for m, place in places.items()},
             packages=installed.with_required(packages),
         )
 
     def data(self, names: set[str]) -> str:
-        """Hash of the data in the plugin's packages that some of these modules lie in; "" for none."""
+        """Hash of the data of the plugin's distribution, in packages of these modules and others; "" for none.
+
+        Of a local file: of the files that it and the modules followed with it name, seen from where each lies.
+        """
         if self.own is None:
-            return ""
+            named: dict[str, Path] = {}
+            for module in sorted(names):
+                place, form = installed.where(module), _form(module)
+                if place and place.file and form and installed.top_of(module) not in OURS:
+                    named |= installed.named_files(form.strings, place.file.parent)
+            return installed.bytes_of(named) if named else ""
         own = {installed.top_of(name) for name in names if self.is_own(name)}
-        files = [installed.data_files(top, self.own) for top in sorted(own)]
+        tops = sorted(own | installed.tops(self.own))
+        files = [*(installed.data_files(top, self.own) for top in tops), installed.loose_files(self.own)]
         return "".join(installed.bytes_of(found) for found in files if found)
+
+    def docs(self, names: set[str]) -> str:
+        """Hash of the docstrings of these modules, rph's apart, where one of them reads docstrings; "" where none does."""
+        forms = [form for name in names if installed.top_of(name) not in OURS and (form := _form(name))]
+        if not any(form.reads_docs for form in forms):
+            return ""
+        return installed.digest(*sorted(installed.digest(*form.docs) for form in forms if form.docs))
 
     # --- what is followed ---------------------------------------------------------------------------
 
@@ -207,7 +231,7 @@ class _Graph:
         own = self.own and canonicalize_name(self.own.name)
         if not owners or any(installed.is_editable(o) or canonicalize_name(o.name) == own for o in owners):
             return None
-        return tuple((str(canonicalize_name(one.name)), one.version) for one in owners)
+        return tuple((str(canonicalize_name(one.name)), installed.version(one)) for one in owners)
 
     # --- what an import means -----------------------------------------------------------------------
 

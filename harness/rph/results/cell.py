@@ -2,7 +2,7 @@
 
 Every number is a function of (dataset, router card, val and test scores of the chosen variant's seeds): no
 training, so that `rph score` can compute all of it again. Metrics that read scores as probabilities use, for a
-router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (metrics.fit_sigmoid). At
+router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (probabilities.fit_sigmoid). At
 lambda = 0 routes are those of the raw scores; where the map is flat (a = 0), what weighs P(correct) against a price
 is unknown.
 """
@@ -92,7 +92,7 @@ class Measured(Record):
     utility: Utilities | None  # None: the benchmark has no costs
     utility_native: Utilities | None  # of scores that are no probabilities, scaled to [0, 1] per query
     curve: tuple[Point, ...] | None  # accuracy against cost; None: no costs
-    apgr: float | None  # of a pool of two models (metrics.gap_recovered), as the next two
+    apgr: float | None  # of a pool of two models (utility.gap_recovered), as the next two
     cpt50: float | None
     cpt80: float | None
     selections: tuple[int, ...]  # queries sent to each model
@@ -342,7 +342,7 @@ def measure(
 def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array) -> Array:
     """Scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on its val scores and the val labels."""
     if card.calibrated:
-        return np.clip(scores, 0, 1)  # trials.py refused anything beyond rounding
+        return np.clip(scores, 0, 1)  # rph.engine.trials refused anything beyond rounding
     a, b = fit_sigmoid(val, labels)
     return apply_sigmoid(scores, a, b)
 

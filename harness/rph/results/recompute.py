@@ -49,7 +49,7 @@ def differences(
 def recomputed(entry: Entry) -> CellResult:
     """The result with every number that is a function of its queries and of its other claims computed again.
 
-    Lists that belong together must be equally long (submissions.py sees to it).
+    Lists that belong together must be equally long (rph.results.cell sees to it).
     """
     result, reference = entry.result, _reference(entry)
     measured = tuple(_measured(entry, seed) for seed in range(len(result.seeds)))

@@ -1,7 +1,7 @@
 """What a set of results says together: which of them may be set side by side, means over encoders, identities.
 
-Functions of result files (resultfiles.Entry) or of stored scores: nothing is trained. The paper's tables and figures
-are built on this in plateau.py (its Sec. 4) and bottleneck.py (Sec. 5).
+Functions of result files (rph.results.files.Entry) or of stored scores: nothing is trained. The paper's tables and figures
+are built on this in rph.study: plateau (its Sec. 4) and bottleneck (Sec. 5).
 
 Two rules hold for all of it. A router's number on a benchmark is its mean over encoders, as everywhere in the paper's
 main text (end of Sec. 4.2), where each encoder's is the mean over seeds; what is unknown for one encoder is unknown.

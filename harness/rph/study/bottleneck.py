@@ -1,6 +1,6 @@
 """Why there is a plateau: the tables and figures of the paper's Sec. 5 and App. G, from result files.
 
-Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of analysis.py.
+Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of rph.results.sets.
 "The paper" is "The Routing Plateau", arXiv:2606.07587.
 
 Its Sec. 5 compares 12 routers and does not say how they were chosen; the ten that it names are among the first twelve of its
@@ -416,7 +416,7 @@ class AgainstKnn:
 def against_knn(entries: Sequence[Entry]) -> list[AgainstKnn]:
     """The paper's Tab. 5 for each group that has knn, but with the BCE on TEST, where its part (a) gives the train BCE.
 
-    A router whose scores are no probabilities enters by its mapped ones (results.py).
+    A router whose scores are no probabilities enters by its mapped ones (rph.results.cell).
     """
     return [_against_knn(group) for group in groups(entries) if KNN in group.routers]
 

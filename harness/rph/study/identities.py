@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from rph.engine.evaluate import Finished
 
 
-# --- which routers are the same function ------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Identities:
     """How alike R routers are on the test queries of one (benchmark, encoder).

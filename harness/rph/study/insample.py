@@ -37,10 +37,10 @@ def train_bce(cells: Sequence[Finished]) -> list[TrainBce]:
     A router that looks its training queries up would find each one itself: it scores them left out, if it can
     (`left_out_scores`); else a note says so.
     """
-    return [_of(cell) for cell in cells]
+    return [_trained_again(cell) for cell in cells]
 
 
-def _of(cell: Finished) -> TrainBce:
+def _trained_again(cell: Finished) -> TrainBce:
     result, spec = cell.result, cell.spec
     inputs = cell.inputs()
     train = inputs.train.observed

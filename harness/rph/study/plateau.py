@@ -1,6 +1,6 @@
 """The plateau: the tables and figures of the paper's Sec. 4 and App. F, from result files.
 
-Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of analysis.py.
+Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of rph.results.sets.
 "The paper" is "The Routing Plateau", arXiv:2606.07587.
 """
 

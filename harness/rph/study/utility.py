@@ -45,7 +45,7 @@ def utilities(entries: Sequence[Entry]) -> list[Utilities]:
     """U(lambda) of each router, mean over encoders: the paper's Tab. 2 and 9 to 12. A group without costs has none.
 
     The paper's tables hold its "16 calibrated methods", which it does not define. Here every router stands in them:
-    scores that are no probabilities enter through one monotone map fitted on val (results.py).
+    scores that are no probabilities enter through one monotone map fitted on val (rph.results.cell).
     """
     return [one for group in groups(entries) if (one := _utilities(group)) is not None]
 
