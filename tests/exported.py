@@ -13,22 +13,6 @@ MEANS = {"small": 0.5, "middle": 1 / 3}  # by construction; that of large is its
 COSTS = {"small": 0.001, "middle": 0.002, "large": 0.01}
 
 
-class Silent:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def embedding(self, what, done, total):
-        pass
-
-    def trial(self, cell, done, total):
-        pass
-
-
 def plugins(folder):
     """The installed plugins and the toy encoder and router."""
     found = registry.installed()
@@ -55,7 +39,7 @@ def evaluate(folder, found, cell):
         found,
         store,
         settings(),
-        Silent(),
+        toys.Silent(),
         benches=[cell["bench"]],
         encoders=[cell["encoder"]],
         routers=[cell["router"]],
@@ -71,6 +55,8 @@ def write(folder, frames=None, **cell):
     cell = names(folder, frames, **cell)
     store = evaluate(folder, found, cell)
     out = folder / "exported"
-    export.export(found, store, settings(train=False), Silent(), **cell, folder=out, command="rph eval ...")
+    export.export(
+        found, store, settings(train=False), toys.Silent(), **cell, folder=out, command="rph eval ..."
+    )
     store.close()
     return out, found

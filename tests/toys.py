@@ -53,6 +53,22 @@ def write_bench(folder, frames=None, **changes):
     return folder
 
 
+class Silent:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def embedding(self, what, done, total):
+        pass
+
+    def trial(self, cell, done, total):
+        pass
+
+
 def encoder_card(name, **fields):
     """The card of an encoder of a test's own; `fields` are those that matter there."""
     usual = {"title": "a test's encoder", "hf_id": "", "revision": "", "prefix": "", "max_tokens": None}

@@ -71,7 +71,7 @@ def test_an_encoder_that_was_fitted_is_exported_with_what_it_learnt(tmp_path):
 def again(tmp_path, cell, store, found, **changes):
     kept = exported.settings(train=False)
     options = {"folder": tmp_path / "again", "command": "rph eval --router knn", **cell, **changes}
-    return export.export(found, store, kept, exported.Silent(), **options)
+    return export.export(found, store, kept, toys.Silent(), **options)
 
 
 def test_a_cell_that_is_not_finished_is_told_the_command(tmp_path):

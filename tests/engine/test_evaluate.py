@@ -24,20 +24,6 @@ PAPER = Settings(preset=PRESETS["paper"], device="cpu")
 SMOKE = Settings(preset=PRESETS["smoke"], device="cpu")
 
 
-class Silent:
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def embedding(self, what, done, total):
-        pass
-
-    def trial(self, cell, done, total):
-        pass
-
-
 class World:
     """A toy benchmark, a toy plugin and a store in a folder, and a log of what was trained and encoded."""
 
@@ -57,7 +43,7 @@ class World:
             (self.folder / "more.py").write_text(more)
             registry.add_file(self.folder / "more.py")
         opened = Store(store or self.store)
-        self.report = Silent()
+        self.report = toys.Silent()
         return evaluate(
             registry,
             opened,
@@ -175,7 +161,7 @@ def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, rout
             registry,
             opened,
             Settings(preset=preset, device="cpu"),
-            Silent(),
+            toys.Silent(),
             benches=[str(bench)],
             encoders=["numbers"],
             routers=[router],
@@ -183,7 +169,7 @@ def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, rout
         )
         (result,) = outcome.results
         dataset = benchmark_loader(registry, str(bench))()
-        pair = Pair(dataset, build_encoder(registry, "numbers"), PAPER, Silent())
+        pair = Pair(dataset, build_encoder(registry, "numbers"), PAPER, toys.Silent())
         cell = Cell(pair, registry.load("router", router), opened)
         trials = [
             Trial(variant=variant, seed=seed)
@@ -588,7 +574,7 @@ def test_unknown_names_are_refused_before_anything_runs(world):
                 registry,
                 Store(world.store),
                 PAPER,
-                Silent(),
+                toys.Silent(),
                 benches=benches,
                 encoders=encoders,
                 routers=routers,

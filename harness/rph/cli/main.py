@@ -78,9 +78,6 @@ def _root(
     pass
 
 
-# --- the machine ------------------------------------------------------------------------------------
-
-
 @app.command()
 def doctor(store: StorePath = None, as_json: Json = False) -> None:
     """Check this installation: versions, device, folders, plugins, run store. Exit code 1 if something is wrong.

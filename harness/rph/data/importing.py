@@ -134,9 +134,6 @@ def _numbers(rows: Rows, name: str) -> NDArray[np.float64]:
     return values
 
 
-# --- conversion -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Form:
     """Which of the two forms a file has."""

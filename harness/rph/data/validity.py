@@ -24,9 +24,6 @@ def repeated_in(names: Sequence[str]) -> str | None:
     return None
 
 
-# --- checking ---------------------------------------------------------------------------------------
-
-
 def check(dataset: RoutingDataset) -> None:
     """Raise UsageError unless the benchmark can be run: every one passes here before it is."""
     if not isinstance(dataset.name, str) or not disk.NAME.fullmatch(dataset.name):

@@ -62,9 +62,6 @@ class Outcome:
         return exit_code(self.failures, anything=bool(self.results))
 
 
-# --- running ----------------------------------------------------------------------------------------
-
-
 def evaluate(
     registry: Registry,
     store: Store,

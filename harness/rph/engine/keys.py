@@ -41,7 +41,5 @@ def software(plugin: Plugin) -> Software:
 def reach_of(plugin: Plugin) -> Reached:
     """The code and the data of a plugin, and all that it reaches."""
     target = plugin.source.target
-    theirs = isinstance(target, EntryPoint) and plugin.source.distribution != OURS
-    return reached(
-        plugin.module, distribution=target.dist if theirs and isinstance(target, EntryPoint) else None
-    )
+    theirs = target.dist if isinstance(target, EntryPoint) and plugin.source.distribution != OURS else None
+    return reached(plugin.module, distribution=theirs)

@@ -32,9 +32,6 @@ from rph.registry import ALL, Kind, Registry, plugin_errors
 T = TypeVar("T")
 
 
-# --- names to things --------------------------------------------------------------------------------
-
-
 def parse_name(text: str) -> tuple[str, dict[str, str]]:
     """`name:key=value,key=value` -> name and options.
 

@@ -1,6 +1,6 @@
-"""What a set of results says together: which of them may be set side by side, means over encoders, identities.
+"""What a set of results says together: which of them may be set side by side, means over encoders, ranks.
 
-Functions of result files (rph.results.files.Entry) or of stored scores: nothing is trained. The paper's tables and figures
+Functions of result files (rph.results.files.Entry): nothing is trained. The paper's tables and figures
 are built on this in rph.study: plateau (its Sec. 4) and bottleneck (Sec. 5).
 
 Two rules hold for all of it. A router's number on a benchmark is its mean over encoders, as everywhere in the paper's
@@ -20,9 +20,6 @@ from rph.results.cell import DIGITS, CellResult, Reference
 from rph.results.files import Entry
 
 KNN = "knn"  # the router that the paper holds the others against
-
-
-# --- groups of results, and means over encoders -----------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

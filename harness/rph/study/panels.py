@@ -71,9 +71,6 @@ STYLE: Any = {
 }
 
 
-# --- parts ------------------------------------------------------------------------------------------
-
-
 def panel_grid(n: int, *, columns: int, height: float, shared: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of the full width with n panels, each `height` inches high, in so many columns at most."""
     columns = min(columns, n)
