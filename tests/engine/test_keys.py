@@ -1,5 +1,6 @@
 """What is in a trial's key: all code that runs in one, and nothing that decides no number."""
 
+import gc
 import sys
 import threading
 from pathlib import Path
@@ -48,6 +49,9 @@ def traced(act):
     def trace(frame, event, argument):
         files.add(frame.f_code.co_filename)
 
+    # What an earlier test left unfinished, as a generator of a cell, must not end in the middle of the trial.
+    gc.collect()
+    gc.disable()
     before = sys.gettrace()
     sys.settrace(trace)
     threading.settrace(trace)
@@ -56,6 +60,7 @@ def traced(act):
     finally:
         sys.settrace(before)
         threading.settrace(None)
+        gc.enable()
     return {str(Path(file).resolve()) for file in files if file.startswith(CODE)}, done
 
 
