@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rph.arrays import observed_means, unit_rows
+from rph.arrays import level, unit_rows
 from rph.errors import UsageError
+from rph.holes import DENSE, Cell, Holes, Mask, best_policy, found_blocks, pool_of, weight_of
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Split:
     labels: Float32  # [N, K], in [0, 1], NaN = not observed
     costs: Float32 | None = None  # [N, K], US dollars per call, NaN = unknown
     p_correct: Float32 | None = None  # [N, K], P(correct), only where a control world knows it
+    reasons: NDArray[np.uint8] | None = None  # [N, K], why a label is missing: places in rph.holes.REASONS
+    languages: Sequence[str] = ()  # N, "" where unknown; () where none is known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,6 +62,7 @@ class RoutingDataset:
     val: Split
     test: Split
     subset: str = ""
+    holes: Holes = field(default_factory=Holes)  # what is said of missing labels
 
     def splits(self) -> Iterator[tuple[SplitName, Split]]:
         """The three splits in the order train, val, test."""
@@ -71,9 +75,57 @@ class RoutingDataset:
         return self.train.costs is not None
 
     @cached_property
-    def prior(self) -> NDArray[np.float64]:
-        """[K] each model's observed mean label on train: what best-single is chosen by, and what breaks ties."""
-        return observed_means(self.train.labels)
+    def level(self) -> NDArray[np.float64]:
+        """[K] each model's level on train (rph.arrays.level): what breaks ties. NaN of a model never observed."""
+        return level(self.train.labels)
+
+    @cached_property
+    def has_holes(self) -> bool:
+        """Whether any label of any split is missing."""
+        return any(bool(np.isnan(split.labels).any()) for _, split in self.splits())
+
+    @cached_property
+    def blocks(self) -> frozenset[Cell]:
+        """The (task, model) that were never run: said, or seen on the whole train split (rph.holes)."""
+        if self.holes.settled or self.holes.planned:
+            return self.holes.blocks
+        return self.holes.blocks | found_blocks(self.train.tasks, self.models, self.train.labels)
+
+    @cached_property
+    def _masks(self) -> dict[str, Mask]:
+        if not self.has_holes and not self.holes.blocks:
+            return dict.fromkeys(SPLITS, DENSE)
+        return {
+            name: Mask(
+                pool_of(split.tasks, self.models, self.blocks),
+                weight_of(split.tasks, self.models, split.labels, split.reasons, self.holes),
+            )
+            for name, split in self.splits()
+        }
+
+    def mask(self, split: SplitName) -> Mask:
+        """What may be chosen of a split, and how much a choice counts. No router sees that of test."""
+        return self._masks[split]
+
+    @cached_property
+    def best_single(self) -> int:
+        """The model of the floor one could deploy: "this one where it is in the pool, else the next in level" is best on train.
+
+        By the lower bound (rph.holes.best_policy); on a dense table the model with the best train mean.
+        """
+        return best_policy(self.train.labels, self.level, self.mask("train"))
+
+    def part(
+        self, *, train: Split | None = None, val: Split | None = None, test: Split | None = None
+    ) -> RoutingDataset:
+        """The same table with other rows in some splits: blocks are those of the whole, which its parts inherit."""
+        return replace(
+            self,
+            train=train or self.train,
+            val=val or self.val,
+            test=test or self.test,
+            holes=replace(self.holes, blocks=self.blocks, settled=True),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,6 +138,20 @@ class RoutingDataset:
                 _hash_texts(digest, texts)
             for array in (split.labels, split.costs, split.p_correct):
                 _hash_array(digest, array)
+            # What only some tables have, each under its name: the others keep the fingerprint they had before.
+            if split.reasons is not None and split.reasons.any():
+                digest.update(b"reasons" + split.reasons.tobytes())
+            if split.languages:
+                digest.update(b"languages")
+                _hash_texts(digest, split.languages)
+        if self.has_holes and self.holes != Holes():
+            said = [
+                self.holes.planned,
+                sorted(self.holes.blocks),
+                sorted((*cell, share) for cell, share in self.holes.plan.items()),
+                self.holes.settled,
+            ]
+            digest.update(b"holes" + json.dumps(said).encode())
         return digest.hexdigest()
 
 
@@ -130,6 +196,15 @@ class Labelled(Queries):
     Y: Float32  # [N, K] labels in [0, 1], NaN = not observed
     C: Float32 | None  # [N, K] US dollars per call, NaN = unknown; None: the benchmark has no costs
     models: tuple[str, ...]  # K names
+    pool: NDArray[np.bool_] | None = None  # [N, K] False: the model was never run on the query's task
+    weight: Float32 | None = (
+        None  # [N, K] what a label counts, 0 where by plan it was not asked; None: each 1
+    )
+
+    @property
+    def mask(self) -> Mask:
+        """Which models may be chosen for these queries, and how much each choice counts (rph.holes)."""
+        return Mask(self.pool, self.weight)
 
     @cached_property
     def observed(self) -> Labelled:
@@ -152,6 +227,8 @@ class Labelled(Queries):
             texts=[text for text, kept in zip(self.texts, seen, strict=True) if kept],
             Y=self.Y[seen],
             C=None if self.C is None else self.C[seen],
+            pool=None if self.pool is None else self.pool[seen],
+            weight=None if self.weight is None else self.weight[seen],
         )
 
 

@@ -109,7 +109,7 @@ class ModelSpiderRouter(HeadRouter):
             loss=LOSSES[variant.loss],
             X=X,
             targets=targets,
-            val=Ranking(X=val.X, Y=val.Y, means=val.means, seen=seen),
+            val=Ranking(X=val.X, Y=val.Y, means=val.means, pool=val.pool, weight=val.weight, seen=seen),
             training=Training(
                 learning_rate=variant.learning_rate,
                 weight_decay=0.0,

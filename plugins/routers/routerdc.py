@@ -98,7 +98,7 @@ class RouterDcRouter(HeadRouter):
             loss=loss,
             X=data.X,
             targets=(*data.labels, _clusters(data, variant.clusters, seed)),
-            val=Cosines(X=val.X, Y=val.Y, means=val.means, seen=seen),
+            val=Cosines(X=val.X, Y=val.Y, means=val.means, pool=val.pool, weight=val.weight, seen=seen),
             training=training(variant, len(data.X)),
             seed=seed,
             constants={

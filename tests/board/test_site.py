@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import entries
 
-from rph import sheets
 from rph.board import ranking, site
 from rph.board.sheets import board_sheet
 from rph.board.site import views
 from rph.errors import UsageError
+from rph.results import sheets
 from rph.results.cell import Method
 
 HOSTILE = "<script>alert(1)</script>"

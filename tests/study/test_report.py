@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from tests.entries import entry
 
-from rph import sheets
 from rph.board import ranking
+from rph.results import sheets
 from rph.study import figures, panels
 from rph.study import report as htmlreport
 

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rph import sheets
 from rph.board import submissions
 from rph.board.ranking import Board, boards
 from rph.board.submissions import Problem, Verdict
 from rph.errors import RphError, UsageError
-from rph.results import recompute
+from rph.results import recompute, sheets
 from rph.results.cell import CellResult
 from rph.results.files import NAME, Entry
-from rph.sheets import Column, Sheet
+from rph.results.sheets import Column, Sheet
 
 RESULTS = PurePosixPath("leaderboard/results")
 EPSILON = 1e-6  # a score that moves by more was measured again: sums on two machines differ by less

@@ -8,8 +8,8 @@ from rph.board.ranking import Board, Fixed, OverallRow, Row
 from rph.results.cell import DIGITS, utility_unknown
 from rph.results.files import Entry
 from rph.results.metrics import COLLAPSED
+from rph.results.sheets import Column, Sheet, Value
 from rph.results.uncertainty import RESAMPLES
-from rph.sheets import Column, Sheet, Value
 
 NOTHING = ""  # of a row that no router decides
 

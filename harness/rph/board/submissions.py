@@ -18,7 +18,7 @@ from rph import protocol
 from rph.board import strictfiles
 from rph.board.ranking import RANKED, why_unranked
 from rph.errors import UsageError
-from rph.results import blocks, cell, files, metrics, probabilities
+from rph.results import blocks, cell, files, metrics, probabilities, utility
 from rph.results.files import Entry
 from rph.results.recompute import ROUNDING, choice, differences, recomputed
 
@@ -354,9 +354,11 @@ def _dataset(entry: Entry, dataset: RoutingDataset) -> Found:
     differ = ~_equal(q.labels, known.labels)
     if differ.any():
         yield "labels", f"labels are not the benchmark's on {_queries(differ)}"
-    if dataset.test.costs is not None:
+    scale = None if dataset.train.costs is None else utility.CostScale.fit(dataset.train.costs)
+    # Where a model has no price, costs are those of choices among the others, which are not here.
+    if dataset.test.costs is not None and scale is not None and scale.priced.all():
         for i, route in enumerate(q.routes.astype(np.int64)):
-            cost = metrics.cost(route, dataset.test.costs).value
+            cost = metrics.cost(route, dataset.test.costs, scale.mean).value
             if next(differences(result.per_seed[i].cost, cost), None):
                 yield "metrics", f"per_seed.{i}.cost is {result.per_seed[i].cost}; its routes cost {cost}"
 

@@ -19,7 +19,7 @@ from rph.errors import UsageError
 
 if TYPE_CHECKING:
     from rph.results.files import Entry
-    from rph.sheets import Sheet
+    from rph.results.sheets import Sheet
 
 RESULTS = Path("leaderboard/results")
 PAPER = Path("leaderboard/reference")  # what `--to paper` means
@@ -194,7 +194,7 @@ def read_results(folder: Path, benches: Sequence[str] | None) -> list[Entry]:
 
 def print_sheets(found: Sequence[Sheet], format: Format) -> None:
     """Print the sheets one after the other; as JSON they are one array."""
-    from rph import sheets
+    from rph.results import sheets
 
     if format is Format.json:
         options.print_json([sheets.to_json(sheet) for sheet in found])

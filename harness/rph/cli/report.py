@@ -58,8 +58,8 @@ def report(
 
     Example: rph report leaderboard/results -o report.html
     """
-    from rph import sheets
     from rph.board import ranking
+    from rph.results import sheets
     from rph.study import report as pages
 
     entries = read_results(results, bench)
@@ -137,7 +137,7 @@ def _write(path: Path, text: str) -> None:
 
 def _write_csv(folder: Path, sections: Sequence[Section]) -> None:
     """One file per table, numbered as they come."""
-    from rph import sheets
+    from rph.results import sheets
 
     found = [sheet for section in sections for sheet in section.sheets]
     for number, sheet in enumerate(found, start=1):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rph.api import Labelled, Queries, RouterSpec
-from rph.arrays import observed_means
+from rph.arrays import level
 from rph.conformance.suite import Violation
 from rph.conformance.worlds import SEED, World
 from rph.lazy import np
@@ -60,7 +60,7 @@ def require_equal(found: Float32, wanted: Float32, what: str) -> None:
 
 
 def routes_of(scores: Float32, world: World) -> NDArray[np.int64]:
-    return metrics.route(scores, observed_means(world.train.Y))
+    return metrics.route(scores, level(world.train.Y))
 
 
 def expected_accuracy(scores: Float32, world: World) -> float:

@@ -55,7 +55,7 @@ def read(folder: Path) -> RoutingDataset:
     """The benchmark in `folder`, checked. Raises UsageError with what, why and fix for anything wrong in it."""
     head = _read_head(folder)
     models = tuple(head["models"])
-    splits = {}
+    splits: dict[str, Any] = {}
     for name in SPLITS:
         file = _inside(folder, name, head["splits"][name])
         splits[name] = _read_split(file, models, costs=head["costs"] == "usd")

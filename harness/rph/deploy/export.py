@@ -212,7 +212,7 @@ def export(
             protocol=result.protocol,
             device=settings.device,
             models=dataset.models,
-            prior=_known(dataset.prior),
+            prior=_known(dataset.level),
             costs=(None,) * len(dataset.models) if costs is None else _known(costs),
             cost_scale=None if scale is None else (scale.low, scale.high),
             sigmoid=None
@@ -315,11 +315,12 @@ def _check(title: str, found: Float32, stored: Float32, dataset: RoutingDataset)
     (`fit_many`), or was done on another kind of processor. Then the sums were taken in another order, and scores
     and a few routes may move as far as the conformance check of `fit_many` lets them.
     """
+    pool = dataset.mask("val").pool
     check = Check(
         bit_for_bit=bool(np.array_equal(found, stored)),
         largest_difference=float(np.abs(found - stored).max(initial=0)),
         routes_changed=int(
-            (metrics.route(found, dataset.prior) != metrics.route(stored, dataset.prior)).sum()
+            (metrics.route(found, dataset.level, pool) != metrics.route(stored, dataset.level, pool)).sum()
         ),
         queries=len(stored),
     )

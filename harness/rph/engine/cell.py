@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rph import api, arrays, disk, protocol
+from rph import api, arrays, disk, holes, protocol
 from rph.api import (
     RouterSpec,
     RoutingDataset,
@@ -32,16 +32,22 @@ from rph.engine.inputs import Inputs, inputs_of
 from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
+from rph.lazy import np
 from rph.registry import Plugin
-from rph.results import blocks, metrics, probabilities, utility
+from rph.results import blocks, files, metrics, missing, probabilities, utility
 from rph.results import cell as results
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rph.api import Float32
+
 # What makes a result of stored scores.
-RESULT_CODE = (api, arrays, metrics, utility, probabilities, protocol, results, blocks, sys.modules[__name__])
+RESULT_CODE = (
+    api, arrays, holes, metrics, utility, probabilities, protocol, results, files, blocks, missing, sys.modules[__name__]
+)  # fmt: skip
 
 
 class Reporter(Protocol):
@@ -223,7 +229,7 @@ class Cell:
         if selection is None:
             raise RphError(
                 "no variant can be chosen",
-                why="none sends a val query to a model that was observed on it",
+                why="no choice on val counts: by plan, none of them was asked",
                 fix="give the val split of the benchmark more labels",
             )
         self.result = self._result(selection)
@@ -299,8 +305,8 @@ class Cell:
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
         dataset = self.pair.dataset
-        self._accuracies[trial] = results.accuracy(scored.val, dataset.val, dataset.prior)
-        self._tested[trial] = results.accuracy(scored.test, dataset.test, dataset.prior)
+        self._accuracies[trial] = results.val_accuracy(scored.val, dataset)
+        self._tested[trial] = results.test_accuracy(scored.test, dataset)
 
     def _in_order(self, trials_: Iterable[Trial]) -> list[Trial]:
         """By seed and variant: the same in every run, whichever trial ended first."""
@@ -340,10 +346,16 @@ class Cell:
     def _result(self, selection: protocol.Selection) -> CellResult:
         pair, card, source = self.pair, self.spec.card, self.plugin.source
         dataset, settings = pair.dataset, pair.settings
+        stored = [self._stored(trial) for trial in selection.trials]
         measured = [
-            results.measure(dataset, card, self._stored(trial), realised_selector=settings.realised_selector)
-            for trial in selection.trials
+            results.measure(dataset, card, scored, realised_selector=settings.realised_selector)
+            for scored in stored
         ]
+        seeds = tuple(trial.seed for trial in selection.trials)
+        queries = files.per_query(dataset, seeds, routes_of(dataset, [scored.test for scored in stored]))
+        known = blocks.make(dataset, queries.arrays())
+        of_holes = known.get(missing.NAME)
+        sure = not isinstance(of_holes, missing.Holes) or missing.sure(of_holes)
         return CellResult(
             bench=dataset.name,
             subset=dataset.subset,
@@ -368,7 +380,7 @@ class Cell:
             variant=dataclasses.asdict(selection.variant),
             variant_name=variant_name(selection.variant),
             deterministic=card.deterministic,
-            seeds=tuple(trial.seed for trial in selection.trials),
+            seeds=seeds,
             test_accuracy_std=results.accuracy_std(measured, deterministic=card.deterministic),
             val_accuracy=selection.val_accuracy,
             score_scale="native" if card.calibrated else "sigmoid fitted on val",
@@ -390,8 +402,15 @@ class Cell:
             times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
             device=settings.device,
             packages={OURS: version(OURS), **self._software.packages},
-            **results.summary(measured, pair.reference, dataset.models),
+            blocks={name: record.model_dump(mode="json") for name, record in known.items()},
+            **results.summary(measured, pair.reference, dataset.models, sure=sure),
         )
+
+
+def routes_of(dataset: RoutingDataset, scores: Iterable[Float32]) -> NDArray[np.int64]:
+    """[S, N] the model that each seed's test scores [N, K] route each query to."""
+    pool = dataset.mask("test").pool
+    return np.stack([metrics.route(each, dataset.level, pool) for each in scores])
 
 
 @functools.cache  # the code that was imported is what runs, whatever is edited meanwhile

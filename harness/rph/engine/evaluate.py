@@ -8,24 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rph.api import (
     RouterSpec,
     RoutingDataset,
 )
 from rph.engine import sweep
-from rph.engine.cell import Cell, Pair, Reporter, Settings
+from rph.engine.cell import Cell, Pair, Reporter, Settings, routes_of
 from rph.engine.executors import Executor
 from rph.engine.failures import Failure, exit_code, failing
 from rph.engine.inputs import Inputs
 from rph.engine.resolve import benchmark_loader, build_encoder, usable, with_prices
 from rph.engine.store import Store
 from rph.registry import Registry
-from rph.results import metrics
 from rph.results.cell import CellResult
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from rph.api import Float32
@@ -43,7 +41,7 @@ class Finished:
 
     def routes(self) -> NDArray[np.int64]:
         """[S, N] the model that each seed's scores route each test query to."""
-        return np.stack([metrics.route(scores, self.dataset.prior) for scores in self.test_scores()])
+        return routes_of(self.dataset, self.test_scores())
 
 
 @dataclass(frozen=True, kw_only=True)

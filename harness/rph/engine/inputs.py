@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rph.api import Labelled, Queries, RoutingDataset
+from rph.api import Labelled, Queries, RoutingDataset, Split, SplitName
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rph.api import Float32
     from rph.encoding.cache import Embeddings
 
 ANY = "surrogatepass"  # JSON may hold halves of characters
@@ -32,12 +33,24 @@ class Inputs:
 
 def inputs_of(dataset: RoutingDataset, embeddings: Embeddings, device: str) -> Inputs:
     """A benchmark's splits and their embeddings, as routers see them."""
-    train, val, test, models = dataset.train, dataset.val, dataset.test, dataset.models
+
+    def labelled(name: SplitName, split: Split, X: Float32) -> Labelled:
+        pool, weight = dataset.mask(name)
+        return Labelled(
+            X=X,
+            texts=split.queries,
+            Y=split.labels,
+            C=split.costs,
+            models=dataset.models,
+            pool=pool,
+            weight=weight,
+        )
+
     return Inputs(
-        train=Labelled(X=embeddings.train, texts=train.queries, Y=train.labels, C=train.costs, models=models),
-        val=Labelled(X=embeddings.val, texts=val.queries, Y=val.labels, C=val.costs, models=models),
-        val_queries=Queries(X=embeddings.val, texts=val.queries),
-        test_queries=Queries(X=embeddings.test, texts=test.queries),
+        train=labelled("train", dataset.train, embeddings.train),
+        val=labelled("val", dataset.val, embeddings.val),
+        val_queries=Queries(X=embeddings.val, texts=dataset.val.queries),
+        test_queries=Queries(X=embeddings.test, texts=dataset.test.queries),
         device=device,
     )
 

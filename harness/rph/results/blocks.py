@@ -16,10 +16,13 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from rph.results import missing
 from rph.results.cell import BLOCK_NAME, CellResult, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from rph.api import RoutingDataset
 
 Arrays = Mapping[str, "NDArray[Any]"]
 Kind = tuple[str, Sequence[str | int]]  # dtype, dimensions: letters of `sizes`, or numbers
@@ -32,12 +35,41 @@ class Block:
 
     record: type[Record]  # without defaults: what a claim leaves out cannot be held against it
     arrays: Mapping[str, Kind] = field(default_factory=dict)  # those of `holes/low` stand under `low`
+    # Its arrays, by a dataset and the routes [S, N] of a cell; None: that has no such block.
+    draw: Callable[[RoutingDataset, NDArray[np.int64]], dict[str, NDArray[Any]] | None] | None = None
+    # The record, by the dataset and all arrays of the npz; None: it has no such block.
+    make: Callable[[RoutingDataset, Arrays], Record | None]
     # The record, of the result (its core computed again) and all arrays of its npz; None: it is taken as claimed.
     recompute: Callable[[CellResult, Arrays], Record] | None = None
 
 
-# Here, and nowhere else, this version's blocks are listed: `"holes": Block(record=Holes, arrays={"low": ("float32", "SN")})`.
-KNOWN: dict[str, Block] = {}
+# Here, and nowhere else, this version's blocks are listed.
+KNOWN: dict[str, Block] = {
+    missing.NAME: Block(
+        record=missing.Holes,
+        arrays=missing.ARRAYS,
+        draw=missing.draw,
+        make=missing.make,
+        recompute=missing.recomputed,
+    ),
+    missing.PRICES: Block(record=missing.Prices, make=missing.make_prices),
+}
+
+
+def draw(dataset: RoutingDataset, routes: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """The arrays of the blocks that a cell of these routes [S, N] has, by their names in the npz."""
+    return {
+        f"{name}/{array}": values
+        for name, block in KNOWN.items()
+        if block.draw is not None
+        for array, values in (block.draw(dataset, routes) or {}).items()
+    }
+
+
+def make(dataset: RoutingDataset, arrays: Arrays) -> dict[str, Record]:
+    """The blocks that a cell of this dataset has, of all arrays of its npz."""
+    made = {name: block.make(dataset, arrays) for name, block in KNOWN.items()}
+    return {name: record for name, record in made.items() if record is not None}
 
 
 def sizes(result: CellResult) -> dict[str, int]:

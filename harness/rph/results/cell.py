@@ -18,9 +18,10 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from rph.api import RouterCard, RoutingDataset, Split
+from rph.api import RouterCard, RoutingDataset
 from rph.arrays import observed_means
 from rph.distribution import current
+from rph.holes import chosen
 from rph.results import metrics
 from rph.results.outcomes import Scored
 from rph.results.probabilities import apply_sigmoid, base_rate_bce, bce, ece, fit_sigmoid, row_minmax
@@ -50,10 +51,10 @@ class Record(BaseModel):
 class Reference(Record):
     """What no router decides: the same for every router on a benchmark. Accuracies on the test split."""
 
-    best_single: float | None  # of the model with the best train mean: the floor one could deploy
+    best_single: float | None  # of the policy of the model that is best on train: the floor one could deploy
     best_single_model: str
-    best_single_hindsight: float | None  # of the model that is best on test itself
-    random: float | None  # expected, uniform over the models
+    best_single_hindsight: float | None  # of the one that is best on test itself
+    random: float | None  # expected, uniform over each query's pool
     oracle: float | None
     bayes: float | None  # of argmax P(correct), where a control world knows it
     bayes_expected: float | None  # the expectation of `bayes` over fresh labels
@@ -178,6 +179,21 @@ class CellResult(Record):
     packages: dict[Distribution, str]
     blocks: Blocks = {}  # what is not of the core, by name (blocks.py)
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The accuracy with the missing labels of what was chosen counted 0, and counted 1; the lower one decides.
+
+        The two are the accuracy where no label is missing. None where nothing counts.
+        """
+        if "holes" in self.blocks:
+            found: Any = self.blocks["holes"]["accuracy"]
+            return None if found is None else (found["low"], found["high"])
+        accuracy = self.test_accuracy_mean
+        if accuracy is None or self.coverage == 1:
+            return None if accuracy is None else (accuracy, accuracy)
+        low = statistics.fmean((one.test_accuracy or 0.0) * one.coverage for one in self.per_seed)
+        return low, low + 1 - self.coverage  # before there were blocks every choice counted 1
+
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if problems := list(_misfits(self)):
@@ -261,25 +277,24 @@ def utility_unknown(result: CellResult) -> str | None:
 
 def reference(dataset: RoutingDataset) -> Reference:
     """The rows of a table that no router decides. Metrics alone compute them; no router can select by them."""
-    test = dataset.test
-    prior = dataset.prior
-    best = metrics.best_single_model(prior)
-    hard, easy = metrics.hard_easy(test.labels, best)
-    p = test.p_correct
-    known = [metrics.constant(model, test.labels).value for model in range(len(dataset.models))]
+    test, mask, level = dataset.test, dataset.mask("test"), dataset.level
+    Y, p, K = test.labels, test.p_correct, len(dataset.models)
+    floor = metrics.floor_route(dataset)
+    hard, easy = metrics.hard_easy(Y, chosen(Y, floor), mask.pool)
+    inside = Y if mask.pool is None else np.where(mask.pool, Y, np.float32(np.nan))
     return Reference(
-        best_single=metrics.constant(best, test.labels).value,
-        best_single_model=dataset.models[best],
-        best_single_hindsight=metrics.best_single_hindsight(test.labels).value,
-        random=metrics.random(test.labels).value,
-        oracle=metrics.oracle(test.labels).value,
-        bayes=None if p is None else metrics.bayes(p, test.labels, prior).value,
-        bayes_expected=None if p is None else metrics.bayes_expected(p),
-        base_rate_bce=base_rate_bce(prior, test.labels),
-        model_accuracy=tuple(known),
+        best_single=metrics.accuracy(floor, Y, mask).value,
+        best_single_model=dataset.models[dataset.best_single],
+        best_single_hindsight=metrics.best_single_hindsight(Y, level, mask).value,
+        random=metrics.random(Y, mask).value,
+        oracle=metrics.oracle(Y, mask).value,
+        bayes=None if p is None else metrics.bayes(p, Y, level, mask).value,
+        bayes_expected=None if p is None else metrics.bayes_expected(p, mask.pool),
+        base_rate_bce=base_rate_bce(observed_means(dataset.train.labels), Y, mask.weight),
+        model_accuracy=tuple(metrics.constant(model, Y, mask).value for model in range(K)),
         model_cost=None if test.costs is None else _means(test.costs),
-        correct_mass=_mass(test.labels),
-        hard_correct_mass=_mass(test.labels[hard]),
+        correct_mass=_mass(inside),
+        hard_correct_mass=_mass(inside[hard]),
         hard_share=float(hard.mean()),
         easy_share=float(easy.mean()),
         n_train=len(dataset.train),
@@ -298,38 +313,51 @@ def _mass(labels: Array) -> tuple[float, ...] | None:
     return None if np.isnan(mass).any() else tuple(map(float, mass))
 
 
-def accuracy(scores: Float32, split: Split, prior: Array) -> float | None:
-    """Routing accuracy at lambda = 0 of scores [N, K]; None where no chosen model's label was observed."""
-    return metrics.accuracy(metrics.route(scores, prior), split.labels).value
+def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
+    """What variants are chosen by: routing accuracy at lambda = 0 of the val scores [V, K], missing labels counted 0."""
+    return _bounds(scores, dataset, "val")
+
+
+def test_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
+    """The same of the test scores [N, K]; reported, never selected by."""
+    return _bounds(scores, dataset, "test")
+
+
+def _bounds(scores: Float32, dataset: RoutingDataset, split: Literal["val", "test"]) -> float | None:
+    mask, Y = dataset.mask(split), getattr(dataset, split).labels
+    found = metrics.accuracy_bounds(metrics.route(scores, dataset.level, mask.pool), Y, mask)
+    return None if found is None else found.low
 
 
 def measure(
     dataset: RoutingDataset, card: RouterCard, scored: Scored, *, realised_selector: bool = False
 ) -> Measured:
     """Everything the test split says about one seed's scores."""
-    test, K = dataset.test, len(dataset.models)
-    prior = dataset.prior
-    route = metrics.route(scored.test, prior)
-    accuracy = metrics.accuracy(route, test.labels)
-    hard, easy = metrics.hard_easy(test.labels, metrics.best_single_model(prior))
+    test, mask, K = dataset.test, dataset.mask("test"), len(dataset.models)
+    route = metrics.route(scored.test, dataset.level, mask.pool)
+    labels, weight = chosen(test.labels, route), chosen(mask.weight, route)
+    accuracy = metrics.mean_of(labels, weight)
+    hard, easy = metrics.hard_easy(test.labels, chosen(test.labels, metrics.floor_route(dataset)), mask.pool)
     counts = metrics.selection_counts(route, K)
     P = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels)
     weighed = None if not card.calibrated and np.ptp(P) == 0 else P  # a flat map says nothing of any model
-    recovered = None if weighed is None else gap_recovered(weighed, test.labels, prior)
-    native = None
-    if not card.calibrated:
-        native = _utilities(dataset, scored.test, row_minmax(scored.test), realised_selector)
+    recovered = None if weighed is None else gap_recovered(weighed, test.labels, dataset.level)
+    pay = Pay(dataset, scored.test, realised_selector)
+    points = pay.curve(weighed)
+    at_hard, at_easy = (
+        metrics.mean_of(labels[kind], None if weight is None else weight[kind]) for kind in (hard, easy)
+    )
     return Measured(
         test_accuracy=accuracy.value,
         coverage=accuracy.coverage,
-        bce=bce(P, test.labels),
-        ece=ece(P, test.labels),
-        hard_accuracy=metrics.accuracy(route[hard], test.labels[hard]).value,
-        easy_accuracy=metrics.accuracy(route[easy], test.labels[easy]).value,
-        cost=None if test.costs is None else metrics.cost(route, test.costs).value,
-        utility=_utilities(dataset, scored.test, weighed, realised_selector),
-        utility_native=native,
-        curve=_curve(dataset, scored.test, weighed, realised_selector),
+        bce=bce(P, test.labels, mask.weight),
+        ece=ece(P, test.labels, weight=mask.weight),
+        hard_accuracy=at_hard.value,
+        easy_accuracy=at_easy.value,
+        cost=None if points is None else points[0].cost,
+        utility=pay.utilities(weighed),
+        utility_native=None if card.calibrated else pay.utilities(row_minmax(scored.test)),
+        curve=points,
         apgr=None if recovered is None else recovered.apgr,
         cpt50=None if recovered is None else recovered.cpt50,
         cpt80=None if recovered is None else recovered.cpt80,
@@ -347,61 +375,64 @@ def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array)
     return apply_sigmoid(scores, a, b)
 
 
-def _utilities(
-    dataset: RoutingDataset, raw: Array, weighed: Array | None, realised_selector: bool
-) -> Utilities | None:
-    """Utility at each lambda: at 0 by the raw scores, above by the weighed ones; None where these are unknown."""
-    test, scale = dataset.test, _scale(dataset)
-    if scale is None:
-        return None
-    selector = test.costs if realised_selector else None
-    found: Utilities = {}
-    for lam in LAMBDAS:
-        scores = raw if lam == 0 else weighed
-        found[f"{lam:g}"] = (
-            None
-            if scores is None
-            else realised_utility(
-                scores, test.labels, test.costs, scale, lam, dataset.prior, selector_costs=selector
-            ).value
-        )
-    return found
+class Pay:
+    """Utility and curve of one seed's raw scores [N, K] on test: at lambda = 0 by these, above by weighed ones."""
 
+    def __init__(self, dataset: RoutingDataset, raw: Array, realised_selector: bool) -> None:
+        self.dataset, self.raw, self.mask = dataset, raw, dataset.mask("test")
+        train, test = dataset.train.costs, dataset.test.costs
+        # None: there are no costs, or none is known on train: no scale, hence no utility.
+        self.scale = None if train is None or test is None else CostScale.fit(train)
+        self.selector = test if realised_selector else None
 
-def _scale(dataset: RoutingDataset) -> CostScale | None:
-    """None where there are no costs, or a model has no known price: no scale, hence no utility."""
-    if dataset.train.costs is None or dataset.test.costs is None:
-        return None
-    return CostScale.fit(dataset.train.costs)
+    def utilities(self, weighed: Array | None) -> Utilities | None:
+        """Utility at each lambda; None without prices, and None above 0 where the weighed scores are unknown."""
+        if self.scale is None:
+            return None
+        test, found = self.dataset.test, {}
+        for lam in LAMBDAS:
+            scores = self.raw if lam == 0 else weighed
+            found[f"{lam:g}"] = (
+                None
+                if scores is None
+                else realised_utility(
+                    scores, test.labels, test.costs, self.scale, lam, self.dataset.level,
+                    mask=self.mask, selector_costs=self.selector,
+                ).value
+            )  # fmt: skip
+        return found
 
-
-def _curve(
-    dataset: RoutingDataset, raw: Array, weighed: Array | None, realised_selector: bool
-) -> tuple[Point, ...] | None:
-    """Accuracy and cost at each lambda of the curve, by the same scores as `_utilities`."""
-    test, scale = dataset.test, _scale(dataset)
-    if scale is None or test.costs is None:
-        return None
-    selector = test.costs if realised_selector else None
-    points = []
-    for lam in CURVE:
-        scores = raw if lam == 0 else weighed
-        if scores is None:
-            points.append(Point(lam=lam, accuracy=None, cost=None))
-            continue
-        route = utility_route(scores, scale, lam, dataset.prior, selector_costs=selector)
-        points.append(
-            Point(
-                lam=lam,
-                accuracy=metrics.accuracy(route, test.labels).value,
-                cost=metrics.cost(route, test.costs).value,
+    def curve(self, weighed: Array | None) -> tuple[Point, ...] | None:
+        """Accuracy and cost at each lambda of the curve, by the same scores."""
+        test, scale = self.dataset.test, self.scale
+        if scale is None or test.costs is None:
+            return None
+        points = []
+        for lam in CURVE:
+            scores = self.raw if lam == 0 else weighed
+            if scores is None:
+                points.append(Point(lam=lam, accuracy=None, cost=None))
+                continue
+            route = utility_route(
+                scores, scale, lam, self.dataset.level, pool=self.mask.pool, selector_costs=self.selector
             )
-        )
-    return tuple(points)
+            points.append(
+                Point(
+                    lam=lam,
+                    accuracy=metrics.accuracy(route, test.labels, self.mask).value,
+                    cost=metrics.cost(route, test.costs, scale.mean).value,
+                )
+            )
+        return tuple(points)
 
 
-def summary(measured: Sequence[Measured], reference: Reference, models: Sequence[str]) -> dict[str, Any]:
-    """The fields of CellResult that are functions of the per-seed measurements and the reference rows."""
+def summary(
+    measured: Sequence[Measured], reference: Reference, models: Sequence[str], *, sure: bool = True
+) -> dict[str, Any]:
+    """The fields of CellResult that are functions of the per-seed measurements and the reference rows.
+
+    `sure`: missing labels leave the gap closed open by so little (missing.sure) that a number of it may be given.
+    """
     accuracies = [m.test_accuracy for m in measured]
     accuracy = _mean(accuracies)
     hard = [m.hard_selections for m in measured]
@@ -411,8 +442,10 @@ def summary(measured: Sequence[Measured], reference: Reference, models: Sequence
         "random": reference.random,
         "oracle": reference.oracle,
         "n_test": reference.n_test,
-        "gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.oracle),
-        "learnable_gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.bayes),
+        "gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.oracle) if sure else None,
+        "learnable_gap_closed": metrics.gap_closed(accuracy, reference.best_single, reference.bayes)
+        if sure
+        else None,
         "coverage": statistics.fmean(m.coverage for m in measured),
         "utility": _mean_utilities([m.utility for m in measured]),
         "utility_native": _mean_utilities([m.utility_native for m in measured]),

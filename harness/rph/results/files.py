@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from rph import disk
 from rph.errors import RphError, UsageError
+from rph.holes import chosen
 from rph.results import blocks, metrics
 from rph.results.cell import CellResult
 
@@ -41,7 +42,9 @@ class PerQuery:
     best: NDArray[
         np.float32
     ]  # [N] the best observed label of any model: what the oracle gets; NaN: none observed
-    floor: NDArray[np.float32]  # [N] the label of the best single model, chosen on train; NaN: not observed
+    floor: NDArray[
+        np.float32
+    ]  # [N] the label of the best single model, chosen on train (metrics.floor_route); NaN: not observed
     blocks: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # "holes/low": those of its blocks
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -70,17 +73,17 @@ class Entry:
 
 def per_query(dataset: RoutingDataset, seeds: tuple[int, ...], routes: NDArray[np.int64]) -> PerQuery:
     """What `routes` [S, N] mean on the dataset's test split."""
-    Y = dataset.test.labels
-    top = metrics.best_single_model(dataset.prior)
-    hard, easy = metrics.hard_easy(Y, top)
-    observed = np.where(np.isnan(Y), -np.inf, Y).max(axis=1)
+    Y, mask = dataset.test.labels, dataset.mask("test")
+    floor = chosen(Y, metrics.floor_route(dataset))
+    hard, easy = metrics.hard_easy(Y, floor, mask.pool)
     return PerQuery(
         seeds=np.array(seeds, dtype=np.int64),
         routes=routes.astype(np.uint16),
-        labels=np.stack([Y[np.arange(len(Y)), route] for route in routes]).astype(np.float32),
+        labels=np.stack([chosen(Y, route) for route in routes]).astype(np.float32),
         difficulty=np.where(hard, HARD, np.where(easy, EASY, NEITHER)).astype(np.uint8),
-        best=np.where(np.isneginf(observed), np.nan, observed).astype(np.float32),
-        floor=Y[:, top].astype(np.float32),
+        best=metrics.best_labels(Y, mask)[0].astype(np.float32),
+        floor=floor.astype(np.float32),
+        blocks=blocks.draw(dataset, routes),
     )
 
 

@@ -1,12 +1,13 @@
 """Every number of a leaderboard, as pure functions on arrays: defined once, cited, computed in float64.
 
 Letters: N queries, K models. `Y [N, K]` are labels in [0, 1], NaN = not observed; `costs [N, K]` are US dollars
-per call, NaN = unknown; `scores [N, K]` are finite, higher is better; `prior [K]` are the observed label means
-of the train split, NaN where a model was never observed.
+per call, NaN = unknown; `scores [N, K]` are finite, higher is better; `level [K]` are the models' levels on train
+(rph.arrays.level), NaN where a model was never observed; `mask` says which models are in a query's pool and what a
+choice counts (rph.holes.Mask).
 
 A missing label is never 0: a query whose value is unknown is left out of the mean, and the coverage is given
-beside it. Two means with a coverage below 1 may therefore run over different queries, so that an accuracy can
-then exceed the oracle; with dense labels it cannot.
+beside it. Two means with a coverage below 1 may therefore run over different queries: what they are compared by are
+their bounds, with the missing labels counted 0 and 1, over the same queries (rph.holes).
 
 "The paper" is "The Routing Plateau", arXiv:2606.07587.
 """
@@ -17,10 +18,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rph.arrays import observed_means
+from rph.holes import DENSE, Bounds, Mask, best_policy, bounds, chosen, first_of, policy, preference
 from rph.lazy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from rph.api import RoutingDataset, SplitName
 
     Floats = NDArray[np.floating[Any]]
     Float64 = NDArray[np.float64]
@@ -40,94 +44,150 @@ class Mean(NamedTuple):
     n: int  # queries counted
 
 
-def mean_of(values: Floats) -> Mean:
-    """values [N], NaN = left out."""
-    seen = values[~np.isnan(values)].astype(np.float64)
-    value = float(seen.mean()) if len(seen) else None
+def mean_of(values: Floats, weight: Floats | None = None) -> Mean:
+    """values [N], NaN = left out; `weight` [N] is what each counts, None: 1."""
+    kept = ~np.isnan(values)
+    if weight is not None:
+        kept &= weight > 0
+    seen = values[kept].astype(np.float64)
+    value = None
+    if len(seen):
+        value = float(seen.mean() if weight is None else np.average(seen, weights=weight[kept]))
     return Mean(value, len(seen) / len(values) if len(values) else 0.0, len(seen))
 
 
 # --- routes and their accuracy ----------------------------------------------------------------------
 
 
-def _preference(prior: Floats) -> Int64:
-    """Models from the first to the last in a tie: higher prior, then lower index; NaN is last."""
-    order: Int64 = np.argsort(np.where(np.isnan(prior), np.inf, -prior), kind="stable")
-    return order
+def route(scores: Floats, level: Floats, pool: Bool | None = None) -> Int64:
+    """The chosen model of each query: scores [N, K], level [K], pool [N, K] -> [N]. Paper, Sec. 3: argmax of the scores.
 
+    A model that is not in a query's pool cannot be chosen. The paper is silent on ties, and `argmax` alone would favour
+    the first column of a file. Here they go to the model with the higher level, then to the lower index; exactly,
+    with no small number added to a score.
 
-def route(scores: Floats, prior: Floats) -> Int64:
-    """The chosen model of each query: scores [N, K], prior [K] -> [N]. Paper, Sec. 3: argmax of the scores.
-
-    The paper is silent on ties, and `argmax` alone would favour the first column of a file. Here they go to the
-    model with the higher prior, then to the lower index; exactly, with no small number added to a score.
-
-    >>> route(np.array([[0.5, 0.5, 0.1]]), prior=np.array([0.6, 0.7, 0.9])).tolist()
+    >>> route(np.array([[0.5, 0.5, 0.1]]), level=np.array([0.6, 0.7, 0.9])).tolist()
     [1]
     """
     if np.isnan(scores).any():
         raise ValueError("a score is NaN: it has no place in an order")
-    order = _preference(prior)
-    chosen: Int64 = order[scores[:, order].argmax(axis=1)]  # argmax takes the first of equals
-    return chosen
+    if pool is not None:
+        scores = np.where(pool, scores, -np.inf)
+    order = preference(level)
+    found: Int64 = order[scores[:, order].argmax(axis=1)]  # argmax takes the first of equals
+    return found
 
 
-def chosen_of(route: Int64, table: Floats) -> Float64:
-    """table [N, K] at each query's chosen model: [N]."""
-    return table[np.arange(len(table)), route].astype(np.float64)
-
-
-def accuracy(route: Int64, Y: Floats) -> Mean:
+def accuracy(route: Int64, Y: Floats, mask: Mask = DENSE) -> Mean:
     """Mean label of the chosen models: A_r of the paper, Sec. 3. Queries whose chosen label is missing are left out."""
-    return mean_of(chosen_of(route, Y))
+    return mean_of(chosen(Y, route), chosen(mask.weight, route))
 
 
-def cost(route: Int64, costs: Floats) -> Mean:
-    """Mean US dollars per query of the chosen models. Queries whose chosen cost is unknown are left out."""
-    return mean_of(chosen_of(route, costs))
+def accuracy_bounds(route: Int64, Y: Floats, mask: Mask = DENSE) -> Bounds | None:
+    """`accuracy` with the missing labels counted 0, and counted 1; None where nothing counts."""
+    return bounds(chosen(Y, route), chosen(mask.weight, route))
 
 
-def constant(model_index: int, Y: Floats) -> Mean:
-    """Accuracy of sending every query to one model."""
-    return mean_of(Y[:, model_index])
+def cost(route: Int64, costs: Floats, train_costs: Floats) -> Mean:
+    """Mean US dollars per query of the chosen models; costs [N, K], train_costs [K] their mean on train.
 
-
-def best_single_model(prior: Floats) -> int:
-    """Index of the model best on train: the floor that one could deploy. Ties as in `route`."""
-    return int(_preference(prior)[0])
-
-
-def best_single_hindsight(Y: Floats) -> Mean:
-    """The best constant route of this very split, which nobody could have known: at least any `constant`.
-
-    With missing labels, each model is judged on the queries it was observed on.
+    The unknown cost of a call is its model's train mean; where that is unknown too the query is left out.
     """
-    best = best_single_model(observed_means(Y))
-    return constant(best, Y)
+    return mean_of(cost_of(route, costs, train_costs))
 
 
-def random(Y: Floats) -> Mean:
-    """Expected accuracy of a uniformly random route over the observed models of each query."""
-    return mean_of(observed_means(Y.T))
+def cost_of(route: Int64, costs: Floats, train_costs: Floats) -> Float64:
+    """[N] US dollars of each chosen call, as `cost` counts it."""
+    dollars = chosen(costs, route)
+    found: Float64 = np.where(np.isnan(dollars), train_costs[route], dollars)
+    return found
 
 
-def oracle(Y: Floats) -> Mean:
-    """Mean of the best observed label per query: A_oracle of the paper, Sec. 3. At least `random`."""
-    best = np.where(np.isnan(Y), -np.inf, Y).max(axis=1)
-    return mean_of(np.where(np.isneginf(best), np.nan, best))
+def constant(model_index: int, Y: Floats, mask: Mask = DENSE) -> Mean:
+    """Accuracy of sending every query to one model."""
+    return accuracy(np.full(len(Y), model_index), Y, mask)
 
 
-def bayes(p_correct: Floats, Y: Floats, prior: Floats) -> Mean:
+def floor_route(dataset: RoutingDataset, split: SplitName = "test") -> Int64:
+    """[N] the best single model, chosen on train, or the next in level where it is not in a query's pool."""
+    pool, n = dataset.mask(split).pool, len(getattr(dataset, split))
+    return policy(dataset.best_single, dataset.level, pool, n)
+
+
+def best_single_hindsight(Y: Floats, level: Floats, mask: Mask = DENSE) -> Mean:
+    """The best single model of this very split, which nobody could have known, as best single is chosen on train."""
+    pool = mask.pool
+    return accuracy(policy(best_policy(Y, level, mask), level, pool, len(Y)), Y, mask)
+
+
+def random(Y: Floats, mask: Mask = DENSE) -> Mean:
+    """Expected accuracy of a uniformly random route over each query's pool.
+
+    Where labels are missing, over its observed models, each counting its weight.
+    """
+    inside = Y if mask.pool is None else np.where(mask.pool, Y, np.nan)
+    if mask.weight is None:
+        return mean_of(observed_means(inside.T))
+    weight = mask.weight.astype(np.float64) * ~np.isnan(inside)
+    total = weight.sum(axis=1)
+    earned = (weight * np.nan_to_num(inside)).sum(axis=1)
+    return mean_of(np.divide(earned, total, out=np.full(len(Y), np.nan), where=total > 0))
+
+
+def random_bounds(Y: Floats, mask: Mask = DENSE) -> Bounds | None:
+    """`random` with the missing labels of each pool counted 0, and counted 1."""
+    weight = np.ones(Y.shape) if mask.weight is None else mask.weight.astype(np.float64)
+    if mask.pool is not None:
+        weight = weight * mask.pool
+    counted = weight.sum(axis=1) > 0
+    if not counted.any():
+        return None
+    low, high = (
+        float(np.average(np.nan_to_num(Y[counted], nan=missing), axis=1, weights=weight[counted]).mean())
+        for missing in (0.0, 1.0)
+    )
+    return Bounds(low, high)
+
+
+def best_labels(Y: Floats, mask: Mask = DENSE) -> tuple[Float64, Float64]:
+    """The label of the best model in each query's pool: two [N], a lower bound and an upper one.
+
+    The lower is the best observed label (NaN: none is), the upper is 1 where a missing one of the pool could be right.
+    """
+    seen = ~np.isnan(Y)
+    inside = np.ones_like(seen) if mask.pool is None else mask.pool
+    best = np.where(seen & inside, Y, -np.inf).max(axis=1).astype(np.float64)
+    low = np.where(np.isneginf(best), np.nan, best)
+    return low, np.where((inside & ~seen).any(axis=1), 1.0, low)
+
+
+def oracle(Y: Floats, mask: Mask = DENSE) -> Mean:
+    """Mean of the best observed label per query: A_oracle of the paper, Sec. 3. At least `random`; a lower bound."""
+    return mean_of(best_labels(Y, mask)[0])
+
+
+def bayes(p_correct: Floats, Y: Floats, level: Floats, mask: Mask = DENSE) -> Mean:
     """Accuracy of routing by the true P(correct) [N, K]: what the best possible router got on these labels.
 
     Only a synthetic world knows P(correct). Oracle minus this is chance that no router can predict.
     """
-    return accuracy(route(p_correct, prior), Y)
+    return accuracy(route(p_correct, level, mask.pool), Y, mask)
 
 
-def bayes_expected(p_correct: Floats) -> float:
-    """Expected accuracy of the best possible router: mean over queries of the highest P(correct)."""
-    return float(p_correct.max(axis=1).mean(dtype=np.float64))
+def bayes_expected(p_correct: Floats, pool: Bool | None = None) -> float:
+    """Expected accuracy of the best possible router: mean over queries of the highest P(correct) in the pool."""
+    inside = p_correct if pool is None else np.where(pool, p_correct, 0)
+    return float(inside.max(axis=1).mean(dtype=np.float64))
+
+
+def knowing(Y: Floats, level: Floats, pool: Bool | None = None) -> Int64:
+    """[N] a control route that knows which labels are missing: the best level among the observed models of the pool.
+
+    No router can see that. Where it beats the best single model, whether a label is missing says something of the answer.
+    """
+    inside = np.ones(Y.shape, bool) if pool is None else pool
+    seen = ~np.isnan(Y) & inside
+    return first_of(preference(level), np.where(seen.any(axis=1, keepdims=True), seen, inside))
 
 
 def gap_closed(accuracy: float | None, best_single: float | None, oracle: float | None) -> float | None:
@@ -167,21 +227,22 @@ def oracle_gap(accuracy: float | None, bayes: float | None, oracle: float | None
 # --- where routers fail -----------------------------------------------------------------------------
 
 
-def hard_easy(Y: Floats, top_model: int) -> tuple[Bool, Bool]:
-    """Which queries are hard, which are easy: Y [N, K] -> two masks [N]. Paper, Sec. 5.1.
+def hard_easy(Y: Floats, top: Floats, pool: Bool | None = None) -> tuple[Bool, Bool]:
+    """Which queries are hard, which are easy: Y [N, K], top [N], pool [N, K] -> two masks [N]. Paper, Sec. 5.1.
 
     n = labels of at least 0.5, so that a query with n = 0 is unsolvable and in neither. Hard: n = 1, or
-    1 < n <= max(8, ceil(K/2)) and `top_model`, the best model over all queries, is wrong. Easy: the other solvable
-    ones. Where missing labels could make a query one or the other, it is in neither: we do not know.
+    1 < n <= max(8, ceil(K/2)) and the best model over all queries, whose label is `top`, is wrong. Easy: the other
+    solvable ones. Models out of the pool do not count, in K neither. Where missing labels could make a query one or the
+    other, it is in neither: we do not know.
 
     >>> nan = np.nan  # the last two: n is 1 or 2, the top model is right or wrong
-    >>> hard_easy(np.array([[0, 1, 0], [1, 1, nan], [1, 0, nan], [nan, 1, 1]]), top_model=0)
+    >>> hard_easy(np.array([[0, 1, 0], [1, 1, nan], [1, 0, nan], [nan, 1, 1]]), top=np.array([0, 1, 1, nan]))
     (array([ True, False, False, False]), array([False,  True, False, False]))
     """
-    least = (Y >= 0.5).sum(axis=1)  # NaN >= 0.5 is false
-    most = least + np.isnan(Y).sum(axis=1)
-    few = max(8, -(-Y.shape[1] // 2))
-    top = Y[:, top_model]
+    inside = np.ones(Y.shape, bool) if pool is None else pool
+    least = ((Y >= 0.5) & inside).sum(axis=1)  # NaN >= 0.5 is false
+    most = least + (np.isnan(Y) & inside).sum(axis=1)
+    few = np.maximum(8, -(-inside.sum(axis=1) // 2))
     hard: Bool = (least > 0) & ((most == 1) | ((most <= few) & (top < 0.5)))
     easy: Bool = (least > few) | ((least > 1) & (top >= 0.5))
     return hard, easy

@@ -27,32 +27,33 @@ def _probabilities(P: Floats) -> Float64:
     return P.astype(np.float64).clip(0, 1)
 
 
-def bce(P: Floats, Y: Floats) -> float | None:
+def bce(P: Floats, Y: Floats, weight: Floats | None = None) -> float | None:
     """Mean binary cross-entropy in nats over the observed cells: P, Y [N, K]. Paper, Sec. 5.3 and Tab. 5.
 
-    P is clipped to [1e-7, 1 - 1e-7]. Raises ValueError where P is not in [0, 1]; None where nothing was observed.
+    `weight` [N, K] is what each cell counts (rph.holes.Mask); None: 1. P is clipped to [1e-7, 1 - 1e-7]. Raises ValueError where P is not in [0, 1]; None where nothing was observed.
     """
     P = _probabilities(P)
     seen = ~np.isnan(Y)
     if not seen.any():
         return None
     p, y = P[seen].clip(CLIP, 1 - CLIP), Y[seen].astype(np.float64)
-    return float(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean())
+    losses = -(y * np.log(p) + (1 - y) * np.log1p(-p))
+    return float(losses.mean() if weight is None else np.average(losses, weights=weight[seen]))
 
 
-def base_rate_bce(prior: Floats, Y: Floats) -> float | None:
+def base_rate_bce(means: Floats, Y: Floats, weight: Floats | None = None) -> float | None:
     """`bce` of predicting each model's train mean for every query: what a useful probability must beat.
 
     A model never observed on train gets the mean of the others (0.5 if there is none), so that the cells are
     those of `bce`.
     """
-    known = prior[~np.isnan(prior)]
+    known = means[~np.isnan(means)]
     others = float(known.mean()) if len(known) else 0.5
-    rates = np.where(np.isnan(prior), others, prior)
-    return bce(np.broadcast_to(rates, Y.shape), Y)
+    rates = np.where(np.isnan(means), others, means)
+    return bce(np.broadcast_to(rates, Y.shape), Y, weight)
 
 
-def ece(P: Floats, Y: Floats, bins: int = 15) -> float | None:
+def ece(P: Floats, Y: Floats, bins: int = 15, *, weight: Floats | None = None) -> float | None:
     """Expected calibration error over the observed cells: sum over bins of (share of cells) |mean label - mean P|.
 
     Guo et al. 2017 (arXiv:1706.04599), Eq. 3, with P(correct) of a cell in the place of a class confidence. `bins`
@@ -65,8 +66,10 @@ def ece(P: Floats, Y: Floats, bins: int = 15) -> float | None:
         return None
     p, y = P[seen], Y[seen].astype(np.float64)
     bin_of = np.minimum((p * bins).astype(np.int64), bins - 1)
-    excess = np.bincount(bin_of, weights=y - p, minlength=bins)  # per bin: its cells x (mean label - mean P)
-    return float(np.abs(excess).sum() / len(p))
+    counted = np.ones(len(p)) if weight is None else weight[seen].astype(np.float64)
+    # Per bin: its cells x (mean label - mean P).
+    excess = np.bincount(bin_of, weights=counted * (y - p), minlength=bins)
+    return float(np.abs(excess).sum() / counted.sum())
 
 
 # --- scores that are not probabilities --------------------------------------------------------------

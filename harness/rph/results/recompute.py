@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rph import protocol
-from rph.results import blocks, cell, files, metrics
+from rph.results import blocks, cell, files, metrics, missing
 from rph.results.cell import CellResult
 from rph.results.files import Entry
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ROUNDING = 1e-9  # relative, between the sums of two machines
 
@@ -52,33 +49,34 @@ def recomputed(entry: Entry) -> CellResult:
     Lists that belong together must be equally long (rph.results.cell sees to it).
     """
     result, reference = entry.result, _reference(entry)
+    arrays = entry.queries.arrays()
+    # The block first: whether there may be a number of the gap closed is in it.
+    holes = missing.recomputed(result, arrays) if missing.NAME in result.blocks else None
     measured = tuple(_measured(entry, seed) for seed in range(len(result.seeds)))
     known = result.model_copy(
         update={
-            **cell.summary(measured, reference, result.models),
+            **cell.summary(measured, reference, result.models, sure=holes is None or missing.sure(holes)),
             "test_accuracy_std": cell.accuracy_std(measured, deterministic=result.deterministic),
             "reference": reference,
             "per_seed": measured,
         }
     )
-    return known.model_copy(update={"blocks": blocks.recomputed(known, entry.queries.arrays())})
-
-
-def _mean(labels: NDArray[Any]) -> metrics.Mean:
-    return metrics.constant(0, labels[:, None])
+    return known.model_copy(update={"blocks": blocks.recomputed(known, arrays)})
 
 
 def _reference(entry: Entry) -> cell.Reference:
     claimed, q = entry.result.reference, entry.queries
-    floor = _mean(q.floor).value
-    by_model = list(claimed.model_accuracy)
-    by_model[entry.result.models.index(claimed.best_single_model)] = floor
+    floor = metrics.mean_of(q.floor, q.blocks.get("holes/floor_weight")).value
+    by_model, hindsight = list(claimed.model_accuracy), claimed.best_single_hindsight
+    if missing.NAME not in entry.result.blocks:  # else the floor may be of several models
+        by_model[entry.result.models.index(claimed.best_single_model)] = floor
+        hindsight = max((one for one in by_model if one is not None), default=None)
     return claimed.model_copy(
         update={
             "best_single": floor,
             "model_accuracy": tuple(by_model),
-            "best_single_hindsight": max((one for one in by_model if one is not None), default=None),
-            "oracle": _mean(q.best).value,
+            "best_single_hindsight": hindsight,
+            "oracle": metrics.mean_of(q.best).value,
             "hard_share": float((q.difficulty == files.HARD).mean()),
             "easy_share": float((q.difficulty == files.EASY).mean()),
             "n_test": len(q.best),
@@ -89,12 +87,18 @@ def _reference(entry: Entry) -> cell.Reference:
 def _measured(entry: Entry, seed: int) -> cell.Measured:
     q, K = entry.queries, len(entry.result.models)
     route, labels = q.routes[seed].astype(np.int64), q.labels[seed]
+    weight = q.blocks["holes/weight"][seed] if missing.NAME in entry.result.blocks else None
+
+    def mean(which: Any = slice(None)) -> metrics.Mean:
+        return metrics.mean_of(labels[which], None if weight is None else weight[which])
+
     hard, easy = (q.difficulty == kind for kind in (files.HARD, files.EASY))
-    accuracy, counts = _mean(labels), metrics.selection_counts(route, K)
+    accuracy, counts = mean(), metrics.selection_counts(route, K)
     claimed = entry.result.per_seed[seed]
-    at_zero = {"0": accuracy.value}
-    curve = claimed.curve
-    if curve is not None:
+    at_zero, curve = {"0": accuracy.value}, claimed.curve
+    if missing.PRICES in entry.result.blocks:
+        at_zero = {}  # there only models with a price are chosen, by scores that are not here
+    elif curve is not None:
         curve = (curve[0].model_copy(update={"accuracy": accuracy.value}), *curve[1:])
     return claimed.model_copy(
         update={
@@ -103,8 +107,8 @@ def _measured(entry: Entry, seed: int) -> cell.Measured:
             "curve": curve,
             "test_accuracy": accuracy.value,
             "coverage": accuracy.coverage,
-            "hard_accuracy": _mean(labels[hard]).value,
-            "easy_accuracy": _mean(labels[easy]).value,
+            "hard_accuracy": mean(hard).value,
+            "easy_accuracy": mean(easy).value,
             "selections": tuple(int(count) for count in counts),
             "hard_selections": tuple(int(count) for count in metrics.selection_counts(route[hard], K)),
             "selection_entropy": metrics.selection_entropy(counts),

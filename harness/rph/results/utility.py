@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rph.arrays import observed_means
+from rph.holes import DENSE, Mask, chosen, preference
 from rph.lazy import np
-from rph.results.metrics import Mean, accuracy, best_single_model, chosen_of, mean_of, route
+from rph.results.metrics import Mean, accuracy, cost_of, mean_of, route
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,19 +27,33 @@ CURVE = tuple(step / 20 for step in range(21))  # the lambdas of an accuracy-cos
 
 @dataclass(frozen=True, eq=False)
 class CostScale:
-    """How US dollars become the scaled cost of the utility: min-max over the pool of the train-split means."""
+    """How US dollars become the scaled cost of the utility: min-max over the pool of the train-split means.
 
-    mean: Float64  # [K] mean train cost per model, US dollars: what is known before a call
+    A model without any known price is in no pool where money counts: for router, floor and oracle alike.
+    """
+
+    mean: Float64  # [K] mean train cost per model, US dollars: what is known before a call; NaN: no price is known
     low: float  # of `mean`
     high: float
 
     @classmethod
     def fit(cls, train_costs: Floats) -> CostScale | None:
-        """train_costs [N, K] -> the scale, or None where a model's price is unknown (all its costs are NaN)."""
+        """train_costs [N, K] -> the scale, or None where no model has a known price."""
         mean = observed_means(train_costs)
-        if np.isnan(mean).any():
+        if np.isnan(mean).all():
             return None
-        return cls(mean, float(mean.min()), float(mean.max()))
+        return cls(mean, float(np.nanmin(mean)), float(np.nanmax(mean)))
+
+    @property
+    def priced(self) -> Bool:
+        """[K] the models with a known price."""
+        return ~np.isnan(self.mean)
+
+    def pool(self, pool: Bool | None) -> Bool | None:
+        """A pool [N, K] (None: all models) without those that have no price: [N, K] or [1, K]; None: all stay."""
+        if self.priced.all():
+            return pool
+        return self.priced[None] if pool is None else pool & self.priced
 
     def scaled(self, costs: Floats) -> Float64:
         """US dollars -> scaled cost: 0 at the cheapest model's mean, 1 at the dearest's; NaN stays NaN.
@@ -60,50 +75,54 @@ def utility(
     costs: Floats | None,
     scale: CostScale | None,
     lam: float,
-    prior: Floats,
+    level: Floats,
     *,
+    mask: Mask = DENSE,
     selector_costs: Floats | None = None,
 ) -> Mean:
     """Realised utility at `lam` in [0, 1]: route by U = (1-lam) score - lam cost~, earn (1-lam) label - lam cost~.
 
     U(lambda) of the paper, Sec. 3 and App. E.4; its tables give the realised value. cost~ is the scaled cost: of the
     train mean when choosing, since a call's cost is not known before the call, and of the call itself when
-    earning. `selector_costs [N, K]` replace the train means in choosing: a router's own predictions, or, an oracle
-    leak, the realised costs; where one is NaN the train mean stands in.
+    earning (of the train mean, where that is unknown). `selector_costs [N, K]` replace the train means in choosing: a
+    router's own predictions, or, an oracle leak, the realised costs; where one is NaN the train mean stands in.
 
-    A query whose chosen label or cost is missing is left out. At lam = 0 this is the accuracy, and costs are
-    not read. At lam > 0 without prices (`costs` or `scale` is None) nothing is observed: the value is None.
+    A query whose chosen label is missing is left out. At lam = 0 this is the accuracy, and costs are not read. At
+    lam > 0 without prices (`costs` or `scale` is None) nothing is observed: the value is None.
     """
     if 0 < lam <= 1 and (costs is None or scale is None):
         return Mean(None, 0.0, 0)
-    chosen = utility_route(scores, scale, lam, prior, selector_costs=selector_costs)
+    route = utility_route(scores, scale, lam, level, pool=mask.pool, selector_costs=selector_costs)
     if lam == 0 or costs is None or scale is None:
-        return accuracy(chosen, Y)
-    return mean_of((1 - lam) * chosen_of(chosen, Y) - lam * scale.scaled(chosen_of(chosen, costs)))
+        return accuracy(route, Y, mask)
+    earned = (1 - lam) * chosen(Y, route) - lam * scale.scaled(cost_of(route, costs, scale.mean))
+    return mean_of(earned, chosen(mask.weight, route))
 
 
 def utility_route(
     scores: Floats,
     scale: CostScale | None,
     lam: float,
-    prior: Floats,
+    level: Floats,
     *,
+    pool: Bool | None = None,
     selector_costs: Floats | None = None,
 ) -> Int64:
-    """The model [N] that `utility` chooses at `lam` in [0, 1]. At lam = 0 `route`, and no price is read.
+    """The model [N] that `utility` chooses at `lam` in [0, 1], of the `pool` [N, K] and with a price.
 
-    Raises ValueError beyond [0, 1], and at lam > 0 without a scale.
+    At lam = 0 `route`, and no price is read. Raises ValueError beyond [0, 1], and at lam > 0 without a scale.
     """
     if not 0 <= lam <= 1:
         raise ValueError(f"lambda is {lam}, not in [0, 1]")
+    inside = pool if scale is None else scale.pool(pool)
     if lam == 0:
-        return route(scores, prior)
+        return route(scores, level, inside)
     if scale is None:
         raise ValueError(f"lambda is {lam}, and there are no prices to choose by")
-    known = scale.mean
+    known = np.where(scale.priced, scale.mean, scale.high)  # who has none is in no pool
     if selector_costs is not None:
-        known = np.where(np.isnan(selector_costs), scale.mean, selector_costs.astype(np.float64))
-    return route((1 - lam) * scores.astype(np.float64) - lam * scale.scaled(known), prior)
+        known = np.where(np.isnan(selector_costs), known, selector_costs.astype(np.float64))
+    return route((1 - lam) * scores.astype(np.float64) - lam * scale.scaled(known), level, inside)
 
 
 # --- quality for money ---------------------------------------------------------------------------------
@@ -175,8 +194,8 @@ class Recovered(NamedTuple):
     cpt80: float | None
 
 
-def gap_recovered(scores: Floats, Y: Floats, prior: Floats) -> Recovered | None:
-    """APGR and CPT of a pool of two: scores, Y [N, 2], prior [2]. Ong et al. 2024 (arXiv:2406.18665), Sec. 2.3.
+def gap_recovered(scores: Floats, Y: Floats, level: Floats) -> Recovered | None:
+    """APGR and CPT of a pool of two: scores, Y [N, 2], level [2]. Ong et al. 2024 (arXiv:2406.18665), Sec. 2.3.
 
     The strong model is the one better on train. Sending it the share c of the queries on which its score leads most
     gives an accuracy q(c), and PGR(c) = (q(c) - q(0)) / (q(1) - q(0)). Where leads are equal the queries go in random
@@ -188,7 +207,7 @@ def gap_recovered(scores: Floats, Y: Floats, prior: Floats) -> Recovered | None:
     """
     if Y.shape[1] != 2:
         return None
-    strong = best_single_model(prior)
+    strong = int(preference(level)[0])
     seen = ~np.isnan(Y).any(axis=1)
     lead = (scores[:, strong] - scores[:, 1 - strong])[seen].astype(np.float64)
     gain = (Y[:, strong] - Y[:, 1 - strong])[seen].astype(np.float64)

@@ -22,7 +22,7 @@ from rph.results import metrics
 from rph.results.cell import CellResult, Reference
 from rph.results.files import EASY, HARD, Entry
 from rph.results.sets import KNN, Average, Group, accuracies, average, averages, encoder_notes, groups
-from rph.sheets import Column, Sheet, Value
+from rph.results.sheets import Column, Sheet, Value
 
 if TYPE_CHECKING:
     from rph.arrays import Float64

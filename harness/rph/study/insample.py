@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rph.api import Queries, variant_with
 from rph.results import cell as results
 from rph.results import probabilities
-from rph.sheets import Column, Sheet
+from rph.results.sheets import Column, Sheet
 
 if TYPE_CHECKING:
     from rph.engine.evaluate import Finished

@@ -14,7 +14,7 @@ from pathlib import Path
 from rph.errors import UsageError
 from rph.results.files import Entry
 from rph.results.sets import Group, accuracies, groups
-from rph.sheets import Column, Sheet
+from rph.results.sheets import Column, Sheet
 from rph.study import bottleneck, utility
 
 NAMES = "names.csv"  # what the paper calls a router -> ours: the one place where the two meet

@@ -25,7 +25,7 @@ from rph.results.sets import (
     in_average,
     ranks,
 )
-from rph.sheets import Column, Sheet, Value
+from rph.results.sheets import Column, Sheet, Value
 
 TIER = 5  # routers of the top tier, whose spread the paper gives (Tab. 1 and 2)
 NEAR = 0.02  # of the ceiling: on the plateau (Sec. 4.2)

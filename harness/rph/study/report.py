@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
-from rph import __version__, sheets
+from rph import __version__
 from rph.board import ranking
 from rph.board.sheets import board_sheet, overall_sheet, unranked_sheet
 from rph.board.site.views import TERMS
 from rph.errors import UsageError
 from rph.protocol import PRESETS
-from rph.results import sets
-from rph.sheets import Column, Sheet
+from rph.results import sets, sheets
+from rph.results.sheets import Column, Sheet
 from rph.study import bottleneck, plateau, utility
 
 if TYPE_CHECKING:

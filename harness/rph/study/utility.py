@@ -20,9 +20,9 @@ from rph.results.sets import (
     encoder_notes,
     groups,
 )
+from rph.results.sheets import Column, Sheet, Value
 from rph.results.utility import LAMBDAS as EVERY
 from rph.results.utility import CostScale
-from rph.sheets import Column, Sheet, Value
 from rph.study.plateau import NEAR, TIER, is_near, spread, without_unknown
 
 # --- Tab. 2 and 9 to 12: utility --------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Data:
         self.train = train.observed
         self.val = val
         self.device = device
-        self.means = model_means(self.train.Y)  # [K] observed train means
+        self.means = model_means(self.train.Y)  # [K] train levels
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -86,7 +86,17 @@ class Data:
         return _scaled(self.train, self.scaling), self._validation(_scaled(self.val, self.scaling))
 
     def _validation(self, X: Tensor) -> Validation:
-        return Validation(X=X, Y=to_device(self.val.Y, self.device), means=to_device(self.means, self.device))
+        pool, weight = (
+            None if table is None else to_device(table, self.device)
+            for table in (self.val.pool, self.val.weight)
+        )
+        return Validation(
+            X=X,
+            Y=to_device(self.val.Y, self.device),
+            means=to_device(self.means, self.device),
+            pool=pool,
+            weight=weight,
+        )
 
 
 def _scaled(queries: Queries, scaling: tuple[Tensor, Tensor]) -> Tensor:

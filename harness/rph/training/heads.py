@@ -21,6 +21,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from rph.holes import lower
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
@@ -72,19 +73,28 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a check needs: val queries, their labels, and which model a tie goes to."""
+    """What a check needs: val queries, their labels and pools, and which model a tie goes to."""
 
     X: Tensor  # [V, d]
     Y: Tensor  # [V, K], NaN = not observed
-    means: Tensor  # [K] observed train means
+    means: Tensor  # [K] train levels
+    pool: Tensor | None = None  # [V, K] which models may be chosen; None: all
+    weight: Tensor | None = None  # [V, K] what each choice counts; None: each 1
 
     def accuracy(self, scores: Tensor) -> Tensor:
-        """scores [..., V, K] -> [...]: mean label of the routed models, over the queries where it was observed.
+        """scores [..., V, K] -> [...]: mean label of the routed models, as variants are chosen (rph.holes.lower).
 
-        NaN where none was.
+        NaN where val has no label at all.
         """
-        chosen = self.Y.expand(scores.shape).gather(-1, route(scores, self.means)[..., None])[..., 0]
-        return chosen.nanmean(dim=-1)
+        if bool(self.Y.isnan().all()):
+            return torch.full(scores.shape[:-2], torch.nan)
+        chosen = route(scores, self.means, self.pool)[..., None]
+        labels, weight = (
+            None if table is None else table.expand(scores.shape).gather(-1, chosen)[..., 0]
+            for table in (self.Y, self.weight)
+        )
+        accuracy: Tensor = lower(labels, weight)
+        return accuracy
 
 
 def _as_they_are(outputs: Tensor) -> Tensor:
@@ -110,8 +120,10 @@ class Head:
     readout: Callable[[Tensor], Tensor] = _as_they_are
 
 
-def route(scores: Tensor, means: Tensor) -> Tensor:
-    """scores [..., N, K], means [K] -> [..., N] models. Ties: the higher train mean, then the lower index."""
+def route(scores: Tensor, means: Tensor, pool: Tensor | None = None) -> Tensor:
+    """scores [..., N, K], levels [K], pool [N, K] -> [..., N] models. Ties: the higher level, then the lower index."""
+    if pool is not None:
+        scores = scores.masked_fill(~pool, -torch.inf)
     order = means.argsort(descending=True, stable=True)
     return order[scores[..., order].argmax(dim=-1)]  # argmax takes the first of equals
 

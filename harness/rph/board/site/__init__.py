@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph import __version__, disk, sheets
+from rph import __version__, disk
 from rph.board import ranking
 from rph.board.sheets import board_sheet, overall_sheet
 from rph.board.site import views
 from rph.distribution import install
 from rph.errors import UsageError
-from rph.results import metrics
+from rph.results import metrics, sheets
 from rph.results.files import Entry
 
 if TYPE_CHECKING:

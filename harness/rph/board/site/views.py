@@ -11,13 +11,12 @@ from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
-from rph import sheets
 from rph.board.ranking import Board, OverallRow, Row, unranked
-from rph.results import uncertainty
+from rph.results import sheets, uncertainty
 from rph.results.cell import CellResult, Reference
 from rph.results.files import Entry
 from rph.results.sets import in_average
-from rph.sheets import Column, Sheet, Value
+from rph.results.sheets import Column, Sheet, Value
 
 MODELS_SHOWN = 16  # bars of a histogram: a larger pool's other models are added up in one
 

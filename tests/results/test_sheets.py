@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rph import sheets
-from rph.sheets import Column, Sheet
+from rph.results import sheets
+from rph.results.sheets import Column, Sheet
 
 SHEET = Sheet(
     "Three routers",
