@@ -6,7 +6,7 @@ import numpy as np
 
 from rph import RouterCard, RoutingDataset, Split
 from rph.distribution import OURS
-from rph.results import cell, files
+from rph.results import blocks, cell, files, missing
 from rph.results.files import Entry
 from rph.results.outcomes import Scored
 
@@ -69,6 +69,8 @@ def entry(
     seeds = SEEDS[: len(routes)]
     reference = cell.reference(dataset)
     accuracies = [one.test_accuracy for one in measured]
+    queries = files.per_query(dataset, seeds, routes)
+    known = blocks.make(dataset, queries.arrays())
     fields = {
         "bench": bench,
         "subset": subset,
@@ -112,12 +114,13 @@ def entry(
         "times_test_was_scored": len(seeds),
         "device": "cpu",
         "packages": {OURS: "0.1.0"},
-        **cell.summary(measured, reference, dataset.models),
+        "blocks": {name: record.model_dump(mode="json") for name, record in known.items()},
+        **cell.summary(measured, reference, dataset.models, sure=missing.sure(known.get(missing.NAME))),
     }
     return Entry(
         path=Path(bench) / router / f"{encoder}.json",
         result=cell.CellResult(**(fields | changes)),
-        queries=files.per_query(dataset, seeds, routes),
+        queries=queries,
     )
 
 

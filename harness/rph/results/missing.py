@@ -7,7 +7,7 @@ stands beside one on a table that has prices of some models and not of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,20 +157,20 @@ def difference(a: _Line, b: _Line) -> Range | None:
     return Range(low=least(a.labels, of_a, b.labels, of_b), high=-least(b.labels, of_b, a.labels, of_a))
 
 
-def _top(best: NDArray[Any], cells: NDArray[np.uint8]) -> Float64:
+def top(best: NDArray[Any], cells: NDArray[np.uint8]) -> Float64:
     """[N] the best label that a pool may hold: 1 where one of its labels is missing."""
-    top: Float64 = np.where((cells >= HOLE).any(axis=1), 1.0, best.astype(np.float64))
-    return top
+    found: Float64 = np.where((cells >= HOLE).any(axis=1), 1.0, best.astype(np.float64))
+    return found
 
 
 def _oracle(best: NDArray[Any], cells: NDArray[np.uint8]) -> Range:
-    return Range(low=float(np.nan_to_num(best).mean(dtype=np.float64)), high=float(_top(best, cells).mean()))
+    return Range(low=float(np.nan_to_num(best).mean(dtype=np.float64)), high=float(top(best, cells).mean()))
 
 
 def _gap(best: NDArray[Any], cells: NDArray[np.uint8], floor: _Line) -> Range:
     """Oracle - best single, per query: where the floor's label is missing it may be the best there is."""
     at_least = np.where(np.isnan(floor.labels), 0, best - floor.labels)
-    at_most = _top(best, cells) - np.nan_to_num(floor.labels)
+    at_most = top(best, cells) - np.nan_to_num(floor.labels)
     return Range(low=float(at_least.mean()), high=float(at_most.mean()))
 
 
@@ -183,8 +183,10 @@ def _share(gain: Range | None, gap: Range) -> Range | None:
     )
 
 
-def sure(holes: Holes) -> bool:
-    """Whether a share of the gap closed may be given: its bounds lie no further apart than SURE."""
+def sure(holes: Record | None) -> bool:
+    """Whether a share of the gap closed may be given beside this block: its bounds lie no further apart than SURE."""
+    if not isinstance(holes, Holes):
+        return True
     share = holes.gap_closed
     return share is not None and share.high - share.low <= SURE
 
@@ -240,3 +242,37 @@ def make_prices(dataset: RoutingDataset, arrays: Arrays) -> Prices | None:
         best_single=metrics.accuracy(policy(best, level, test.pool, len(Y)), Y, test).value,
         oracle=metrics.oracle(Y, test).value,
     )
+
+
+# --- in words ----------------------------------------------------------------------------------------
+
+
+def notes(result: CellResult) -> Iterator[str]:
+    """What a reader of a board must know of the missing labels and prices behind it, a line each."""
+    if NAME in result.blocks:
+        yield from _of_labels(Holes.model_validate(result.blocks[NAME]))
+    elif result.coverage < 1:
+        yield "Of what was chosen, labels are missing; this result says no more of them (before rph-result/3)."
+
+
+def _of_labels(holes: Holes) -> Iterator[str]:
+    total = sum(holes.cells.values())
+    kinds = ", ".join(f"{kind} {count / total:.1%}" for kind, count in holes.cells.items())
+    yield f"Labels of the test split: {kinds}."
+    if "block" in holes.cells:
+        yield "block: a model that was not run on a task is not in that task's pool, for nobody: router, best single, oracle."
+    if "planned" in holes.cells:
+        yield "planned: by a plan not asked. Values are means over what was asked, each weighted by 1 / share asked."
+    if not holes.tasks_known:
+        yield (
+            "No query has a task, so that models never run on a task cannot be told from failed calls: all count as "
+            "failed. A column `task` tells them apart."
+        )
+    if holes.small_pools:
+        yield f"{holes.small_pools:,} test queries have fewer than two models in their pool: there is nothing to route."
+    few = [share for share in holes.model_coverage if share < 1]
+    if few:
+        yield (
+            f"{len(few)} of {len(holes.model_coverage)} models were not observed on every test query (the least on "
+            f"{min(few):.0%}): their own accuracies are over different queries."
+        )
