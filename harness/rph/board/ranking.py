@@ -425,8 +425,7 @@ def _gap_interval(
 
 def _fixed(entry: Entry, numbers: _Numbers, *, is_open: bool) -> tuple[Fixed, ...]:
     reference = entry.result.reference
-    of_holes = entry.result.blocks.get(missing.NAME)
-    holes = None if of_holes is None else missing.Holes.model_validate(of_holes)
+    holes = missing.of(entry.result)
 
     def row(name: str, accuracy: float | None, column: str = "", found: missing.Range | None = None) -> Fixed:
         known = _span(numbers.ends[column]) if column in numbers.ends else None

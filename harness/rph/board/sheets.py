@@ -98,10 +98,10 @@ def _notes(board: Board) -> list[str]:
     notes += missing.notes(cells[0])
     if board.open:
         notes += [
-            "missing 0, 1: the accuracy with the missing labels of what was chosen counted wrong, and counted right. The "
-            "order goes by the first; low, high, gain and against allow for both.",
-            "against best single, query by query: better or worse where that holds whatever the missing labels are; "
-            "gap closed is given where they leave it open by at most 2 points.",
+            "missing 0, 1: the accuracy with the missing labels of what was chosen counted wrong, and counted right.",
+            "The order goes by missing 0; low, high, gain and against best single allow for both.",
+            "against best single, query by query: better or worse holds whatever the missing labels are.",
+            f"gap closed: given where missing labels leave it open by at most {100 * missing.SURE:g} points.",
         ]
     if board.telling:
         notes.append(

@@ -194,6 +194,11 @@ class CellResult(Record):
         low = statistics.fmean((one.test_accuracy or 0.0) * one.coverage for one in self.per_seed)
         return low, low + 1 - self.coverage  # before there were blocks every choice counted 1
 
+    @property
+    def lower(self) -> float | None:
+        """What it is ordered by: the accuracy with the missing labels of what was chosen counted 0."""
+        return None if self.bounds is None else self.bounds[0]
+
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if problems := list(_misfits(self)):

@@ -247,10 +247,15 @@ def make_prices(dataset: RoutingDataset, arrays: Arrays) -> Prices | None:
 # --- in words ----------------------------------------------------------------------------------------
 
 
+def of(result: CellResult) -> Holes | None:
+    """The block of a result; None where no label is missing."""
+    return Holes.model_validate(result.blocks[NAME]) if NAME in result.blocks else None
+
+
 def notes(result: CellResult) -> Iterator[str]:
     """What a reader of a board must know of the missing labels and prices behind it, a line each."""
-    if NAME in result.blocks:
-        yield from _of_labels(Holes.model_validate(result.blocks[NAME]))
+    if (holes := of(result)) is not None:
+        yield from _of_labels(holes)
     elif result.coverage < 1:
         yield "Of what was chosen, labels are missing; this result says no more of them (before rph-result/3)."
 
