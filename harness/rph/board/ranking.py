@@ -11,11 +11,23 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
 from rph import protocol
+from rph.board.resamples import (
+    CONTROL,
+    FLOOR,
+    ORACLE,
+    Against,
+    Interval,
+    Numbers,
+    accuracy_of,
+    against,
+    bounds_of,
+    numbers_of,
+    span,
+)
 from rph.errors import UsageError
 from rph.results import metrics, missing, uncertainty, utility
 from rph.results.cell import DIGITS, Method, Reference
@@ -23,11 +35,6 @@ from rph.results.files import Entry
 from rph.results.sets import in_average
 
 RANKED = "paper"  # the one protocol that is ranked
-# Beside the routers in a resample; no router can be named so.
-FLOOR, ORACLE, CONTROL = "\0best single", "\0oracle", "\0control"
-Against = Literal["better", "worse", "too close to call", "depends on missing labels"]
-
-Interval = tuple[float, float]  # at uncertainty.LEVEL, 95 %
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +57,7 @@ class Row:
     @property
     def accuracy(self) -> float:
         """Mean test accuracy over seeds."""
-        return _accuracy(self.entry)
+        return accuracy_of(self.entry)
 
     @property
     def bounds(self) -> Interval:
@@ -144,18 +151,6 @@ class OverallRow:
     rank: int  # by the average with missing labels counted 0; the same is the same rank, those without one share the last
 
 
-def _accuracy(entry: Entry) -> float:
-    """Of a ranked result."""
-    assert entry.result.test_accuracy_mean is not None
-    return entry.result.test_accuracy_mean
-
-
-def bounds_of(entry: Entry) -> Interval:
-    """The two ends of a ranked result's accuracy."""
-    accuracy = _accuracy(entry)
-    return entry.result.bounds or (accuracy, accuracy)
-
-
 def why_unranked(entry: Entry) -> str:
     """Why a result is on no board; empty for one that is ranked."""
     result = entry.result
@@ -183,14 +178,8 @@ def boards(entries: Sequence[Entry], *, resamples: int = uncertainty.RESAMPLES) 
     found: list[Board] = []
     for _, several in itertools.groupby(sorted(_groups(entries).items()), key=_drawn_together):
         groups = [group for _, group in several]
-        outcomes = [_outcomes(group) for group in groups]
-        if any(choices.open for board in outcomes for choices in board.values()):
-            resampled = uncertainty.resample_bounds(outcomes, resamples=resamples)
-            found += [_open_board(*each) for each in zip(groups, outcomes, resampled, strict=True)]
-        else:
-            labels = [{name: choices.low for name, choices in board.items()} for board in outcomes]
-            dense = uncertainty.resample_boards(labels, resamples=resamples)
-            found += [_dense_board(*each) for each in zip(groups, outcomes, dense, strict=True)]
+        numbers = numbers_of(groups, resamples)
+        found += [_board(*each) for each in zip(groups, numbers, strict=True)]
     return found
 
 
@@ -246,102 +235,7 @@ def _drawn_together(item: tuple[Key, list[Entry]]) -> tuple[str, str, int]:
     return bench, fingerprint, group[0].result.n_test
 
 
-Outcomes = dict[str, uncertainty.Choices]
-
-
-def _outcomes(group: Sequence[Entry]) -> Outcomes:
-    """What is resampled of a board: what each router, the best single model, the oracle and the control row chose."""
-    found = {entry.result.router: choices_of(entry) for entry in group}
-    first = group[0]
-    q, blocks = first.queries, first.queries.blocks
-    if not np.isnan(q.floor).all():
-        single = first.result.models.index(first.result.reference.best_single_model)
-        route = blocks.get("holes/floor_route", np.full(len(q.floor), single))
-        found[FLOOR] = _choices(q.floor, route, blocks.get("holes/floor_weight"))
-    if not np.isnan(q.best).all():
-        nobody = np.full((1, len(q.best)), NOBODY)
-        top = missing.top(q.best, blocks["holes/cells"]) if "holes/cells" in blocks else q.best
-        found[ORACLE] = uncertainty.Choices(
-            low=np.where(np.isnan(q.best), 0, q.best)[None],
-            high=np.where(np.isnan(top), 1, top)[None].astype(np.float32),
-            routes=nobody,
-        )
-    if "holes/control" in blocks:
-        mine = {name: blocks[f"holes/{name}"] for name in ("cells", "control_route")}
-        found[CONTROL] = _choices(
-            blocks["holes/control"], blocks["holes/control_route"], missing.control_weight(mine)
-        )
-    return found
-
-
-NOBODY = 1 << 16  # a route of none of the models, which are numbered below
-
-
-def choices_of(entry: Entry) -> uncertainty.Choices:
-    """What the seeds of a result chose."""
-    q = entry.queries
-    return _choices(q.labels, q.routes, q.blocks.get("holes/weight"))
-
-
-def _choices(labels: Any, routes: Any, weight: Any) -> uncertainty.Choices:
-    """Of labels, routes and weights [S, N], or [N] of a row that has no seeds."""
-    seen = np.atleast_2d(np.asarray(labels, np.float32))
-    return uncertainty.Choices(
-        low=np.where(np.isnan(seen), 0, seen),
-        high=np.where(np.isnan(seen), 1, seen),
-        routes=np.atleast_2d(routes).astype(np.int64),
-        weight=None if weight is None or (weight == 1).all() else np.atleast_2d(weight),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Numbers:
-    """What a board's resamples say, whichever way they were drawn."""
-
-    ends: dict[
-        str, tuple[uncertainty.Float64, uncertainty.Float64]
-    ]  # row -> its accuracies [B], low and high
-    gains: dict[str, tuple[uncertainty.Float64, uncertainty.Float64]]  # row -> less the best single model [B]
-    verdicts: uncertainty.Int8  # [R, R] of the routers
-    wins: uncertainty.Float64  # [R]
-
-
-def _dense_board(group: Sequence[Entry], outcomes: Outcomes, resampled: uncertainty.Float64) -> Board:
-    columns = dict(zip(outcomes, resampled.T, strict=True))
-    R = len(group)
-    observed = np.array([_accuracy(entry) for entry in group]).round(DIGITS)
-    gains = {name: values - columns[FLOOR] for name, values in columns.items()} if FLOOR in columns else {}
-    numbers = _Numbers(
-        ends={name: (values, values) for name, values in columns.items()},
-        gains={name: (values, values) for name, values in gains.items()},
-        verdicts=uncertainty.verdicts(observed, resampled[:, :R]),
-        wins=uncertainty.wins(resampled[:, :R]),
-    )
-    return _board(group, numbers, is_open=False)
-
-
-def _open_board(group: Sequence[Entry], outcomes: Outcomes, resampled: uncertainty.Bounded) -> Board:
-    """As `_dense_board`, where labels are missing or count by a plan; what is decided goes by the lower ends."""
-    R, names = len(group), list(outcomes)
-    routers = list(range(R))
-    gains = {}
-    if FLOOR in outcomes:
-        floor = names.index(FLOOR)
-        gains = {
-            name: (resampled.least[:, i, floor], resampled.most[:, i, floor]) for i, name in enumerate(names)
-        }
-    numbers = _Numbers(
-        ends={name: (resampled.low[:, i], resampled.high[:, i]) for i, name in enumerate(names)},
-        gains=gains,
-        verdicts=uncertainty.verdicts_of_bounds(
-            uncertainty.observed_bounds({name: outcomes[name] for name in names[:R]}), resampled.of(routers)
-        ),
-        wins=uncertainty.wins(resampled.low[:, :R]),
-    )
-    return _board(group, numbers, is_open=True)
-
-
-def _board(group: Sequence[Entry], numbers: _Numbers, *, is_open: bool) -> Board:
+def _board(group: Sequence[Entry], numbers: Numbers) -> Board:
     result = group[0].result
     control = numbers.gains.get(CONTROL)
     return Board(
@@ -350,32 +244,14 @@ def _board(group: Sequence[Entry], numbers: _Numbers, *, is_open: bool) -> Board
         subset=result.subset,
         encoder=result.encoder,
         rows=_rows(group, numbers),
-        fixed=_fixed(group[0], numbers, is_open=is_open),
+        fixed=_fixed(group[0], numbers),
         reference=result.reference,
-        open=is_open,
+        open=numbers.open,
         telling=control is not None and against(*control) == "better",
     )
 
 
-def against(least: uncertainty.Float64, most: uncertainty.Float64) -> Against:
-    """What resampled differences [B] to the best single model say, missing labels for the worst and for the best."""
-    signs = [_sign(uncertainty.interval(each)) for each in (least, most)]
-    if signs[0] == signs[1]:
-        return "better" if signs[0] > 0 else "worse" if signs[0] < 0 else "too close to call"
-    return "depends on missing labels"
-
-
-def _sign(interval: Interval) -> int:
-    """Which side of 0 an interval is on; what is closer to it than rounding is on none."""
-    return 1 if interval[0] > uncertainty.EQUAL else -1 if interval[1] < -uncertainty.EQUAL else 0
-
-
-def _span(ends: tuple[uncertainty.Float64, uncertainty.Float64]) -> Interval:
-    """From the lower end of the interval of the first to the upper end of that of the second."""
-    return uncertainty.interval(ends[0])[0], uncertainty.interval(ends[1])[1]
-
-
-def _rows(group: Sequence[Entry], numbers: _Numbers) -> tuple[Row, ...]:
+def _rows(group: Sequence[Entry], numbers: Numbers) -> tuple[Row, ...]:
     observed = np.array([bounds_of(entry)[0] for entry in group]).round(DIGITS)  # [R]
     low = 1 + (numbers.verdicts == 1).sum(axis=0)
     high = len(group) - (numbers.verdicts == -1).sum(axis=0)
@@ -390,8 +266,8 @@ def _rows(group: Sequence[Entry], numbers: _Numbers) -> tuple[Row, ...]:
                 entry=group[j],
                 rank=1 + int((observed > observed[j]).sum()),
                 tier=tiers[j],
-                interval=_span(numbers.ends[name]),
-                gain=None if gain is None else _span(gain),
+                interval=span(numbers.ends[name]),
+                gain=None if gain is None else span(gain),
                 against="too close to call" if gain is None else against(*gain),
                 gap_closed=_gap_interval(group[j], numbers, gain),
                 ranks=(int(low[j]), int(high[j])),
@@ -414,22 +290,22 @@ def _tiers(order: Iterable[int], verdict: uncertainty.Int8) -> dict[int, int]:
 
 
 def _gap_interval(
-    entry: Entry, numbers: _Numbers, gain: tuple[uncertainty.Float64, uncertainty.Float64] | None
+    entry: Entry, numbers: Numbers, gain: tuple[uncertainty.Float64, uncertainty.Float64] | None
 ) -> Interval | None:
     """Of the share of the oracle gap closed; None where there may be no gap, or missing labels leave it open."""
     if gain is None or ORACLE not in numbers.ends or entry.result.gap_closed is None:
         return None
     gap = numbers.ends[ORACLE][0] - numbers.ends[FLOOR][0]
-    return None if (gap <= 0).any() else _span((gain[0] / gap, gain[1] / gap))
+    return None if (gap <= 0).any() else span((gain[0] / gap, gain[1] / gap))
 
 
-def _fixed(entry: Entry, numbers: _Numbers, *, is_open: bool) -> tuple[Fixed, ...]:
+def _fixed(entry: Entry, numbers: Numbers) -> tuple[Fixed, ...]:
     reference = entry.result.reference
     holes = missing.of(entry.result)
 
     def row(name: str, accuracy: float | None, column: str = "", found: missing.Range | None = None) -> Fixed:
-        known = _span(numbers.ends[column]) if column in numbers.ends else None
-        ends = None if found is None or not is_open else (found.low, found.high)
+        known = span(numbers.ends[column]) if column in numbers.ends else None
+        ends = None if found is None or not numbers.open else (found.low, found.high)
         return Fixed(name=name, accuracy=accuracy, interval=known, bounds=ends)
 
     rows = [row("oracle", reference.oracle, ORACLE, None if holes is None else holes.oracle)]
@@ -438,7 +314,7 @@ def _fixed(entry: Entry, numbers: _Numbers, *, is_open: bool) -> tuple[Fixed, ..
     name = f"best single: {reference.best_single_model}"
     rows.append(row(name, reference.best_single, FLOOR, None if holes is None else holes.best_single))
     rows.append(row("random", reference.random))
-    if holes is not None and holes.control is not None and is_open:
+    if holes is not None and holes.control is not None and numbers.open:
         rows.append(row("control: knows which labels are missing", holes.control.low, CONTROL, holes.control))
     return tuple(rows)
 
@@ -471,7 +347,7 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
         for key in counted:
             if key in results:
                 by_bench.setdefault(names[key[:2]], []).append(results[key])
-        accuracy[router] = {bench: _spread([*map(_accuracy, found)]) for bench, found in by_bench.items()}
+        accuracy[router] = {bench: _spread([*map(accuracy_of, found)]) for bench, found in by_bench.items()}
         complete = bool(full) and all(key in results for key in counted)
         average[router] = lower[router] = None
         if complete:

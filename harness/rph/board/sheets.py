@@ -91,11 +91,9 @@ def _fixed(fixed: Fixed, width: int, *, is_open: bool) -> list[Value]:
     return values + [NOTHING] * (width - len(values))
 
 
-def _notes(board: Board) -> list[str]:
-    reference, others = board.reference, len(board.rows) - 1
-    notes = [f"SUBSET: {board.subset}"] if board.subset else []
-    cells = [row.entry.result for row in board.rows]
-    notes += missing.notes(cells[0])
+def hole_notes(board: Board) -> list[str]:
+    """What a reader must know of the labels that are missing; nothing where none is."""
+    notes = list(missing.notes(board.rows[0].entry.result))
     if board.open:
         notes += [
             "missing 0, 1: the accuracy with the missing labels of what was chosen counted wrong, and counted right.",
@@ -108,6 +106,14 @@ def _notes(board: Board) -> list[str]:
             "THE HOLES CARRY INFORMATION: a row that knows which labels are missing, and nothing else of a query, beats "
             "the best single model. A router that finds them out gains what no deployment gives."
         )
+    return notes
+
+
+def _notes(board: Board) -> list[str]:
+    reference, others = board.reference, len(board.rows) - 1
+    notes = [f"SUBSET: {board.subset}"] if board.subset else []
+    cells = [row.entry.result for row in board.rows]
+    notes += hole_notes(board)
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
         f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",
