@@ -6,6 +6,7 @@ import numpy as np
 
 from rph import RouterCard, RoutingDataset, Split
 from rph.distribution import OURS
+from rph.holes import Holes
 from rph.results import blocks, cell, files, missing
 from rph.results.files import Entry
 from rph.results.outcomes import Scored
@@ -25,6 +26,8 @@ def entry(
     p_correct=None,
     train=None,
     models=None,
+    tasks=None,
+    holes=Holes(),  # noqa: B008 - frozen
     deterministic=False,
     calibrated=True,
     subset="",
@@ -35,7 +38,8 @@ def entry(
     labels [N, K], NaN = not observed; routes [N], or [S, N] for S seeds; costs [N, K] or, per model, [K], in US
     dollars; scores [S, N, K] are what probabilities and utilities are computed from, by default 0.9 for the chosen
     model and 0.1 for the others; train [M, K] are the labels of the train split, by default those of the test
-    split, and so decide the best single model. `changes` replace fields of the CellResult as they are.
+    split, and so decide the best single model; tasks [N] are those of val and test, and of train where it is theirs;
+    `holes` is what the benchmark says of its missing labels. `changes` replace fields of the CellResult as they are.
     """
     Y = np.asarray(labels, np.float32)
     K = Y.shape[1]
@@ -49,10 +53,11 @@ def entry(
     dataset = RoutingDataset(
         name=bench,
         models=models or tuple("abcdefghijklmnopqrstuvwxyz"[:K]),
-        train=_split("train", learned, prices),
-        val=_split("val", Y, costs),
-        test=_split("test", Y, costs, p_correct),
+        train=_split("train", learned, prices, tasks=tasks if train is None else None),
+        val=_split("val", Y, costs, tasks=tasks),
+        test=_split("test", Y, costs, p_correct, tasks),
         subset=subset,
+        holes=holes,
     )
     card = RouterCard(
         name=router,
@@ -131,12 +136,12 @@ def write(folder, *entries):
     return folder
 
 
-def _split(prefix, labels, costs, p_correct=None):
+def _split(prefix, labels, costs, p_correct=None, tasks=None):
     n = len(labels)
     return Split(
         ids=[f"{prefix}{i}" for i in range(n)],
         queries=["a question"] * n,
-        tasks=[""] * n,
+        tasks=tasks or [""] * n,
         labels=labels,
         costs=costs,
         p_correct=None if p_correct is None else np.asarray(p_correct, np.float32),

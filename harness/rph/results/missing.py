@@ -147,11 +147,11 @@ def difference(a: _Line, b: _Line) -> Range | None:
     if not a.weight.any() or not b.weight.any():
         return None
     of_a, of_b = a.weight / a.weight.sum(), b.weight / b.weight.sum()
-    same = a.route == b.route  # a missing label of both is one label
+    same = a.route == b.route  # a missing label of both is one label, which may count more for the one than the other
 
     def least(one: Float64, share: Float64, other: Float64, other_share: Float64) -> float:
-        low = np.nan_to_num(one)
-        high = np.where(np.isnan(other), np.where(same, 0, 1), other)
+        low = np.where(np.isnan(one), same & (share < other_share), one)
+        high = np.where(np.isnan(other), np.where(same, low, 1), other)
         return float((share * low - other_share * high).sum())
 
     return Range(low=least(a.labels, of_a, b.labels, of_b), high=-least(b.labels, of_b, a.labels, of_a))
