@@ -130,9 +130,9 @@ class Board:
 
 
 def _aiq(reference: Reference, points: Iterable[tuple[float | None, float | None]]) -> float | None:
-    """AIQ of points (cost, accuracy) over the range of the models' costs; None where a model's is unknown."""
+    """AIQ of points (cost, accuracy) over the range of the models' costs that are known; None where none is."""
     prices = [cost for cost in reference.model_cost or () if cost is not None]
-    if len(prices) < len(reference.model_accuracy):
+    if not prices:
         return None
     cost, accuracy = np.array(list(points), float).T  # None becomes NaN
     return utility.aiq(cost, accuracy, min(prices), max(prices))
