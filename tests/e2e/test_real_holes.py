@@ -106,7 +106,9 @@ def test_the_worst_model_without_half_of_its_wrong_answers_is_still_the_worst_ch
     wrong = np.flatnonzero(labels[:, worst] == 0)
     labels[np.random.default_rng(0).permutation(wrong)[: len(wrong) // 2], worst] = np.nan
     thinned = replace(dataset, train=replace(dataset.train, labels=labels))
-    assert np.nanmean(labels[:, worst]) > np.delete(dataset.level, worst).max()  # what its mean would make of it
+    assert (
+        np.nanmean(labels[:, worst]) > np.delete(dataset.level, worst).max()
+    )  # what its mean would make of it
     assert thinned.best_single == dataset.best_single != worst
 
 

@@ -218,7 +218,7 @@ class _Sums:
                 pairs.append((a, b))
                 columns.append(alike)
         self.pairs = np.array(pairs, np.int64).reshape(-1, 2)
-        self.alike = np.array(columns).reshape(-1, len(self.queries)).T  # [queries, pairs]
+        self.alike = np.array(columns).reshape(len(pairs), len(self.queries)).T  # [queries, pairs]
 
     def of(self, drawn: Floats, seed_weights: Sequence[Float64]) -> Bounded:
         """For draws of the queries [B, N] and of the seeds, [B, S] of each router."""
