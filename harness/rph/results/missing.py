@@ -147,9 +147,7 @@ def difference(a: _Line, b: _Line) -> Range | None:
     if not a.weight.any() or not b.weight.any():
         return None
     of_a, of_b = a.weight / a.weight.sum(), b.weight / b.weight.sum()
-    same = (
-        a.route == b.route
-    )  # a missing label of both is one label, which may count more for the one than the other
+    same = a.route == b.route  # a missing label of both is one label, of which each has its own share
 
     def least(one: Float64, share: Float64, other: Float64, other_share: Float64) -> float:
         low = np.where(np.isnan(one), same & (share < other_share), one)

@@ -82,7 +82,7 @@ class Validation:
     weight: Tensor | None = None  # [V, K] what each choice counts; None: each 1
 
     @cached_property
-    def unlabelled(self) -> bool:
+    def _unlabelled(self) -> bool:
         """Whether val has no label at all."""
         return bool(self.Y.isnan().all())
 
@@ -91,7 +91,7 @@ class Validation:
 
         NaN where val has no label at all.
         """
-        if self.unlabelled:
+        if self._unlabelled:
             return self.Y.new_full(scores.shape[:-2], torch.nan)
         chosen = route(scores, self.means, self.pool)[..., None]
         labels, weight = (
