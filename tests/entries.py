@@ -79,7 +79,6 @@ def entry(
     accuracies = [one.test_accuracy for one in measured]
     queries = files.per_query(dataset, seeds, routes)
     known = blocks.make(dataset, queries.arrays())
-    sure = missing.NAME not in known or missing.sure(known[missing.NAME])
     fields = {
         "bench": bench,
         "subset": subset,
@@ -124,7 +123,7 @@ def entry(
         "device": "cpu",
         "packages": {OURS: "0.1.0"},
         "blocks": {name: record.model_dump(mode="json") for name, record in known.items()},
-        **cell.summary(measured, reference, dataset.models, sure=sure),
+        **cell.summary(measured, reference, dataset.models, sure=missing.sure(known.get(missing.NAME))),
     }
     return Entry(
         path=Path(bench) / router / f"{encoder}.json",

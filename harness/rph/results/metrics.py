@@ -134,21 +134,6 @@ def random(Y: Floats, mask: Mask = DENSE) -> Mean:
     return mean_of(np.divide(earned, total, out=np.full(len(Y), np.nan), where=total > 0))
 
 
-def random_bounds(Y: Floats, mask: Mask = DENSE) -> Bounds | None:
-    """`random` with the missing labels of each pool counted 0, and counted 1."""
-    weight = np.ones(Y.shape) if mask.weight is None else mask.weight.astype(np.float64)
-    if mask.pool is not None:
-        weight = weight * mask.pool
-    counted = weight.sum(axis=1) > 0
-    if not counted.any():
-        return None
-    low, high = (
-        float(np.average(np.nan_to_num(Y[counted], nan=missing), axis=1, weights=weight[counted]).mean())
-        for missing in (0.0, 1.0)
-    )
-    return Bounds(low, high)
-
-
 def best_labels(Y: Floats, mask: Mask = DENSE) -> tuple[Float64, Float64]:
     """The label of the best model in each query's pool: two [N], a lower bound and an upper one.
 

@@ -7,7 +7,7 @@ stands beside one on a table that has prices of some models and not of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,9 +194,9 @@ def _share(gain: Range | None, gap: Range) -> Range | None:
     )
 
 
-def sure(holes: Holes) -> bool:
-    """Whether a share of the gap closed may be given."""
-    return narrow(holes.gap_closed)
+def sure(holes: Record | None) -> bool:
+    """Whether a share of the gap closed may be given beside this block."""
+    return narrow(holes.gap_closed) if isinstance(holes, Holes) else True
 
 
 def narrow(share: Range | None) -> bool:
@@ -255,3 +255,42 @@ def make_prices(dataset: RoutingDataset, arrays: Arrays) -> Prices | None:
         best_single=metrics.accuracy(policy(best, level, test.pool, len(Y)), Y, test).value,
         oracle=metrics.oracle(Y, test).value,
     )
+
+
+# --- in words ----------------------------------------------------------------------------------------
+
+
+def of(result: CellResult) -> Holes | None:
+    """The block of a result; None where no label is missing."""
+    return Holes.model_validate(result.blocks[NAME]) if NAME in result.blocks else None
+
+
+def notes(result: CellResult) -> Iterator[str]:
+    """What a reader of a board must know of the missing labels and prices behind it, a line each."""
+    if (holes := of(result)) is not None:
+        yield from _of_labels(holes)
+    elif result.coverage < 1:
+        yield "Of what was chosen, labels are missing; this result says no more of them (before rph-result/3)."
+
+
+def _of_labels(holes: Holes) -> Iterator[str]:
+    total = sum(holes.cells.values())
+    kinds = ", ".join(f"{kind} {count / total:.1%}" for kind, count in holes.cells.items())
+    yield f"Labels of the test split: {kinds}."
+    if "block" in holes.cells:
+        yield "block: a model that was not run on a task is not in that task's pool, for nobody: router, best single, oracle."
+    if "planned" in holes.cells:
+        yield "planned: by a plan not asked. Values are means over what was asked, each weighted by 1 / share asked."
+    if not holes.tasks_known:
+        yield (
+            "No query has a task, so that models never run on a task cannot be told from failed calls: all count as "
+            "failed. A column `task` tells them apart."
+        )
+    if holes.small_pools:
+        yield f"{holes.small_pools:,} test queries have fewer than two models in their pool: there is nothing to route."
+    few = [share for share in holes.model_coverage if share < 1]
+    if few:
+        yield (
+            f"{len(few)} of {len(holes.model_coverage)} models were not observed on every test query (the least on "
+            f"{min(few):.0%}): their own accuracies are over different queries."
+        )
