@@ -100,7 +100,7 @@ def record(arrays: Arrays, *, tasks_known: bool) -> Holes:
     control = Line(mine["control"], mine["control_route"], control_weight(mine))
     lines = [Line(*one) for one in zip(arrays["labels"], arrays["routes"], mine["weight"], strict=True)]
     per_seed = [_range(bounds(line.labels, line.weight)) for line in lines]
-    gain = _gain(lines, floor)
+    gain = mean_difference(lines, floor)
     return Holes(
         tasks_known=tasks_known,
         cells=_counts(cells),
@@ -174,7 +174,8 @@ def _gap(best: NDArray[Any], cells: NDArray[np.uint8], floor: Line) -> Range:
     return Range(low=float(at_least.mean()), high=float(at_most.mean()))
 
 
-def _gain(lines: Sequence[Line], floor: Line) -> Range | None:
+def mean_difference(lines: Sequence[Line], floor: Line) -> Range | None:
+    """`difference` of seeds to a row, mean over seeds."""
     return _mean([difference(line, floor) for line in lines])
 
 
@@ -182,7 +183,7 @@ def share_closed(
     lines: Sequence[Line], floor: Line, best: NDArray[Any], cells: NDArray[np.uint8]
 ) -> Range | None:
     """What seeds close, in the mean, of the gap between a row and the oracle; None: there may be no gap."""
-    return _share(_gain(lines, floor), _gap(best, cells, floor))
+    return _share(mean_difference(lines, floor), _gap(best, cells, floor))
 
 
 def _share(gain: Range | None, gap: Range) -> Range | None:

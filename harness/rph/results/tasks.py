@@ -19,7 +19,7 @@ from rph.arrays import level
 from rph.holes import Mask, best_policy, bounds, chosen, policy
 from rph.results import metrics, missing
 from rph.results.cell import CellResult, Record
-from rph.results.missing import Line
+from rph.results.missing import Line, Range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +71,10 @@ class Tasks(Record):
     """Accuracy per task, and the row that knows the task and nothing else."""
 
     tasks: tuple[Task, ...]  # in the order of their numbers in the array
-    best_per_task: Accuracy  # over all test queries
+    router: Accuracy  # over all test queries, as the next two
+    best_single: Accuracy
+    best_per_task: Accuracy
+    gain: Range | None  # router - best_per_task, query by query: the same choice is 0
     gap_closed: float | None  # beyond it: (router - it) / (oracle - it); None as CellResult.gap_closed
 
 
@@ -204,7 +207,10 @@ def _tasks(names: Sequence[str], models: Sequence[str], arrays: Arrays) -> Tasks
             )
             for name, of_task in _each(names, codes)
         ),
+        router=whole,
+        best_single=rows.accuracy([rows.floor]),
         best_per_task=best,
+        gain=missing.mean_difference(rows.seeds, row),
         gap_closed=metrics.gap_closed(whole.value, best.value, rows.oracle()) if sure else None,
     )
 
