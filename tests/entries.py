@@ -27,6 +27,8 @@ def entry(
     train=None,
     models=None,
     tasks=None,
+    train_tasks=None,
+    languages=(),
     holes=Holes(),  # noqa: B008 - frozen
     deterministic=False,
     calibrated=True,
@@ -38,8 +40,9 @@ def entry(
     labels [N, K], NaN = not observed; routes [N], or [S, N] for S seeds; costs [N, K] or, per model, [K], in US
     dollars; scores [S, N, K] are what probabilities and utilities are computed from, by default 0.9 for the chosen
     model and 0.1 for the others; train [M, K] are the labels of the train split, by default those of the test
-    split, and so decide the best single model; tasks [N] are those of val and test, and of train where it is theirs;
-    `holes` is what the benchmark says of its missing labels. `changes` replace fields of the CellResult as they are.
+    split, and so decide the best single model; tasks [N] are those of val and test, and of train where it is theirs,
+    else train_tasks [M]; languages [N] are those of test; `holes` is what the benchmark says of its missing labels.
+    `changes` replace fields of the CellResult as they are.
     """
     Y = np.asarray(labels, np.float32)
     K = Y.shape[1]
@@ -53,9 +56,9 @@ def entry(
     dataset = RoutingDataset(
         name=bench,
         models=models or tuple("abcdefghijklmnopqrstuvwxyz"[:K]),
-        train=_split("train", learned, prices, tasks=tasks if train is None else None),
+        train=_split("train", learned, prices, tasks=tasks if train is None else train_tasks),
         val=_split("val", Y, costs, tasks=tasks),
-        test=_split("test", Y, costs, p_correct, tasks),
+        test=_split("test", Y, costs, p_correct, tasks, languages),
         subset=subset,
         holes=holes,
     )
@@ -136,7 +139,7 @@ def write(folder, *entries):
     return folder
 
 
-def _split(prefix, labels, costs, p_correct=None, tasks=None):
+def _split(prefix, labels, costs, p_correct=None, tasks=None, languages=()):
     n = len(labels)
     return Split(
         ids=[f"{prefix}{i}" for i in range(n)],
@@ -145,4 +148,5 @@ def _split(prefix, labels, costs, p_correct=None, tasks=None):
         labels=labels,
         costs=costs,
         p_correct=None if p_correct is None else np.asarray(p_correct, np.float32),
+        languages=languages,
     )

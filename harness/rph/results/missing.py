@@ -7,7 +7,7 @@ stands beside one on a table that has prices of some models and not of others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,11 +96,11 @@ def record(arrays: Arrays, *, tasks_known: bool) -> Holes:
     """What all arrays of a result's npz say; `tasks_known`: whether its queries have tasks."""
     mine = {name: arrays[f"{NAME}/{name}"] for name in ARRAYS}
     cells, best = mine["cells"], arrays["best"]
-    floor = _Line(arrays["floor"], mine["floor_route"], mine["floor_weight"])
-    control = _Line(mine["control"], mine["control_route"], control_weight(mine))
-    lines = [_Line(*one) for one in zip(arrays["labels"], arrays["routes"], mine["weight"], strict=True)]
+    floor = Line(arrays["floor"], mine["floor_route"], mine["floor_weight"])
+    control = Line(mine["control"], mine["control_route"], control_weight(mine))
+    lines = [Line(*one) for one in zip(arrays["labels"], arrays["routes"], mine["weight"], strict=True)]
     per_seed = [_range(bounds(line.labels, line.weight)) for line in lines]
-    gain = _mean([difference(line, floor) for line in lines])
+    gain = mean_difference(lines, floor)
     return Holes(
         tasks_known=tasks_known,
         cells=_counts(cells),
@@ -135,14 +135,14 @@ def control_weight(mine: Arrays) -> NDArray[np.float32]:
     return np.where(cell == UNASKED, 0, 1).astype(np.float32)
 
 
-class _Line:
-    """What one seed, or the floor, chose: all [N]."""
+class Line:
+    """What one seed, or a row that no router decides, chose: all [N]."""
 
     def __init__(self, labels: Any, route: Any, weight: Any) -> None:
         self.labels, self.route, self.weight = labels.astype(np.float64), route, weight.astype(np.float64)
 
 
-def difference(a: _Line, b: _Line) -> Range | None:
+def difference(a: Line, b: Line) -> Range | None:
     """The accuracy of a less that of b, per query: missing labels for the worst and the best of a, the same choice 0."""
     if not a.weight.any() or not b.weight.any():
         return None
@@ -167,11 +167,23 @@ def _oracle(best: NDArray[Any], cells: NDArray[np.uint8]) -> Range:
     return Range(low=float(np.nan_to_num(best).mean(dtype=np.float64)), high=float(top(best, cells).mean()))
 
 
-def _gap(best: NDArray[Any], cells: NDArray[np.uint8], floor: _Line) -> Range:
+def _gap(best: NDArray[Any], cells: NDArray[np.uint8], floor: Line) -> Range:
     """Oracle - best single, per query: where the floor's label is missing it may be the best there is."""
     at_least = np.where(np.isnan(floor.labels), 0, best - floor.labels)
     at_most = top(best, cells) - np.nan_to_num(floor.labels)
     return Range(low=float(at_least.mean()), high=float(at_most.mean()))
+
+
+def mean_difference(lines: Sequence[Line], floor: Line) -> Range | None:
+    """`difference` of seeds to a row, mean over seeds."""
+    return _mean([difference(line, floor) for line in lines])
+
+
+def share_closed(
+    lines: Sequence[Line], floor: Line, best: NDArray[Any], cells: NDArray[np.uint8]
+) -> Range | None:
+    """What seeds close, in the mean, of the gap between a row and the oracle; None: there may be no gap."""
+    return _share(mean_difference(lines, floor), _gap(best, cells, floor))
 
 
 def _share(gain: Range | None, gap: Range) -> Range | None:
@@ -184,10 +196,12 @@ def _share(gain: Range | None, gap: Range) -> Range | None:
 
 
 def sure(holes: Record | None) -> bool:
-    """Whether a share of the gap closed may be given beside this block: its bounds lie no further apart than SURE."""
-    if not isinstance(holes, Holes):
-        return True
-    share = holes.gap_closed
+    """Whether a share of the gap closed may be given beside this block."""
+    return narrow(holes.gap_closed) if isinstance(holes, Holes) else True
+
+
+def narrow(share: Range | None) -> bool:
+    """Whether the bounds of a share lie no further apart than SURE."""
     return share is not None and share.high - share.low <= SURE
 
 
