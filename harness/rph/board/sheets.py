@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rph.board.ranking import Board, Fixed, OverallRow, Row
+from rph.results import findings
 from rph.results.cell import DIGITS, utility_unknown
 from rph.results.files import Entry
 from rph.results.metrics import COLLAPSED
@@ -85,6 +86,7 @@ def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
     cells = [row.entry.result for row in board.rows]
+    notes += dict.fromkeys(f"Data: {found}." for cell in cells for found in findings.told(cell))
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
         f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",

@@ -24,6 +24,7 @@ from rph.api import (
     variant_name,
     variant_with,
 )
+from rph.data import alike, checking
 from rph.distribution import OURS
 from rph.encoding import cache
 from rph.engine import keys, trials
@@ -33,7 +34,7 @@ from rph.engine.resolve import BuiltEncoder
 from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
 from rph.registry import Plugin
-from rph.results import blocks, metrics, probabilities, utility
+from rph.results import blocks, findings, metrics, probabilities, utility
 from rph.results import cell as results
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
@@ -41,7 +42,9 @@ from rph.results.outcomes import Failed, Scored
 if TYPE_CHECKING:
     from rph.api import Float32
 # What makes a result of stored scores.
-RESULT_CODE = (api, arrays, metrics, utility, probabilities, protocol, results, blocks, sys.modules[__name__])
+RESULT_CODE = (
+    api, arrays, alike, checking, metrics, utility, probabilities, protocol, results, blocks, findings, sys.modules[__name__],
+)  # fmt: skip
 
 
 class Reporter(Protocol):
@@ -390,6 +393,7 @@ class Cell:
             times_test_was_scored=self.store.times_test_was_scored(self.cell_key),
             device=settings.device,
             packages={OURS: version(OURS), **self._software.packages},
+            blocks=findings.blocks(checking.checked(dataset)),
             **results.summary(measured, pair.reference, dataset.models),
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from rph.results import findings
 from rph.results.cell import BLOCK_NAME, CellResult, Record
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Block:
 
 
 # Here, and nowhere else, this version's blocks are listed: `"holes": Block(record=Holes, arrays={"low": ("float32", "SN")})`.
-KNOWN: dict[str, Block] = {}
+KNOWN: dict[str, Block] = {
+    findings.BLOCK: Block(record=findings.Data),
+}
 
 
 def sizes(result: CellResult) -> dict[str, int]:
