@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rph.board.ranking import Board, Fixed, OverallRow, Row
-from rph.results import missing, tasks
+from rph.results import findings, missing, tasks
 from rph.results.cell import DIGITS, utility_unknown
 from rph.results.files import Entry
 from rph.results.metrics import COLLAPSED
@@ -116,6 +116,7 @@ def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
     cells = [row.entry.result for row in board.rows]
+    notes += dict.fromkeys(f"Data: {found}." for cell in cells for found in findings.told(cell))
     notes += hole_notes(board)
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
