@@ -265,8 +265,15 @@ def test_aiq_spans_the_pools_costs():
 def test_without_prices_there_is_no_aiq():
     (board,) = boards(entries.entry(LABELS, ALWAYS_A))
     assert board.rows[0].aiq is None and board.pool_aiq is None
-    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(0.001, 0.002, NAN)))  # one price is unknown
+    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(NAN, NAN, NAN)))
     assert board.rows[0].aiq is None and board.pool_aiq is None
+
+
+def test_where_some_prices_are_unknown_aiq_is_of_the_other_models():
+    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(0.001, 0.002, NAN)))
+    # Over 0.001 to 0.002: a is better than b and cheaper, whatever the router thinks of money.
+    a = LABELS[:, 0].mean()
+    assert board.rows[0].aiq == pytest.approx(a) and board.pool_aiq == pytest.approx(a)
 
 
 def test_a_control_world_splits_the_gap_to_the_oracle():
