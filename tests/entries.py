@@ -6,7 +6,8 @@ import numpy as np
 
 from rph import RouterCard, RoutingDataset, Split
 from rph.distribution import OURS
-from rph.results import cell, files
+from rph.holes import Holes
+from rph.results import blocks, cell, files, missing
 from rph.results.files import Entry
 from rph.results.outcomes import Scored
 
@@ -25,6 +26,10 @@ def entry(
     p_correct=None,
     train=None,
     models=None,
+    tasks=None,
+    train_tasks=None,
+    languages=(),
+    holes=Holes(),  # noqa: B008 - frozen
     deterministic=False,
     calibrated=True,
     subset="",
@@ -35,7 +40,9 @@ def entry(
     labels [N, K], NaN = not observed; routes [N], or [S, N] for S seeds; costs [N, K] or, per model, [K], in US
     dollars; scores [S, N, K] are what probabilities and utilities are computed from, by default 0.9 for the chosen
     model and 0.1 for the others; train [M, K] are the labels of the train split, by default those of the test
-    split, and so decide the best single model. `changes` replace fields of the CellResult as they are.
+    split, and so decide the best single model; tasks [N] are those of val and test, and of train where it is theirs,
+    else train_tasks [M]; languages [N] are those of test; `holes` is what the benchmark says of its missing labels.
+    `changes` replace fields of the CellResult as they are.
     """
     Y = np.asarray(labels, np.float32)
     K = Y.shape[1]
@@ -49,10 +56,11 @@ def entry(
     dataset = RoutingDataset(
         name=bench,
         models=models or tuple("abcdefghijklmnopqrstuvwxyz"[:K]),
-        train=_split("train", learned, prices),
-        val=_split("val", Y, costs),
-        test=_split("test", Y, costs, p_correct),
+        train=_split("train", learned, prices, tasks=tasks if train is None else train_tasks),
+        val=_split("val", Y, costs, tasks=tasks),
+        test=_split("test", Y, costs, p_correct, tasks, languages),
         subset=subset,
+        holes=holes,
     )
     card = RouterCard(
         name=router,
@@ -69,6 +77,8 @@ def entry(
     seeds = SEEDS[: len(routes)]
     reference = cell.reference(dataset)
     accuracies = [one.test_accuracy for one in measured]
+    queries = files.per_query(dataset, seeds, routes)
+    known = blocks.make(dataset, queries.arrays())
     fields = {
         "bench": bench,
         "subset": subset,
@@ -112,12 +122,13 @@ def entry(
         "times_test_was_scored": len(seeds),
         "device": "cpu",
         "packages": {OURS: "0.1.0"},
-        **cell.summary(measured, reference, dataset.models),
+        "blocks": {name: record.model_dump(mode="json") for name, record in known.items()},
+        **cell.summary(measured, reference, dataset.models, sure=missing.sure(known.get(missing.NAME))),
     }
     return Entry(
         path=Path(bench) / router / f"{encoder}.json",
         result=cell.CellResult(**(fields | changes)),
-        queries=files.per_query(dataset, seeds, routes),
+        queries=queries,
     )
 
 
@@ -128,13 +139,14 @@ def write(folder, *entries):
     return folder
 
 
-def _split(prefix, labels, costs, p_correct=None):
+def _split(prefix, labels, costs, p_correct=None, tasks=None, languages=()):
     n = len(labels)
     return Split(
         ids=[f"{prefix}{i}" for i in range(n)],
         queries=["a question"] * n,
-        tasks=[""] * n,
+        tasks=tasks or [""] * n,
         labels=labels,
         costs=costs,
         p_correct=None if p_correct is None else np.asarray(p_correct, np.float32),
+        languages=languages,
     )

@@ -173,12 +173,20 @@ def tag_table(Y: Float32, tags: Int64, T: int, variant: Config) -> Float32:
     seen = ~np.isnan(values)
     table = tag_sums(np.where(seen, values, 0), tags, T)
     if variant.scorer != "sum":
-        beta, overall = variant.shrinkage, model_means(values).astype(np.float64)
+        beta, overall = variant.shrinkage, _overall(values, variant)
         weight = tag_sums(seen, tags, T) + beta
         prior = np.broadcast_to(overall, table.shape).copy()
         table = np.divide(table + beta * overall, weight, out=prior, where=weight > 0)
     result: Float32 = table.astype(np.float32)
     return result
+
+
+def _overall(values: Float32, variant: Config) -> Float64:
+    """What a model is worth without tags [K]: its level, or its mean outcome against the reference."""
+    if variant.scorer == "smoothed":
+        return model_means(values).astype(np.float64)
+    means = observed_means(values)  # of differences to one model: they compare, whoever was observed where
+    return np.where(np.isnan(means), np.nanmean(means), means).astype(np.float32).astype(np.float64)
 
 
 def tag_sums(values: NDArray[Any], tags: Int64, T: int) -> Float64:

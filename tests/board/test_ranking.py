@@ -111,19 +111,22 @@ def test_seeds_widen_an_interval():
     assert width(many) > 1.2 * width(one)
 
 
-def test_missing_labels_are_left_out_of_the_means_and_of_the_resamples():
+def test_missing_labels_are_left_out_of_the_value_and_counted_for_the_worst_in_the_order():
     Y = LABELS.copy()
     Y[: N // 2, 0] = NAN  # model a is observed on half of the queries
     (board,) = boards(
         entries.entry(Y, ALWAYS_A, router="a", train=LABELS),
         entries.entry(Y, ALWAYS_B, router="b", train=LABELS),
     )
-    first = board.rows[0]
-    share = Y[N // 2 :, 0].mean()
-    assert first.accuracy == pytest.approx(share)
-    half = 1.96 * np.sqrt(share * (1 - share) / (N / 2))
-    assert first.interval == pytest.approx((share - half, share + half), abs=0.012)
-    assert board.rows[1].interval[1] - board.rows[1].interval[0] < first.interval[1] - first.interval[0]
+    b, a = board.rows
+    right = np.nansum(Y[:, 0]) / N
+    assert a.accuracy == pytest.approx(Y[N // 2 :, 0].mean()) and a.accuracy > b.accuracy
+    assert a.bounds == pytest.approx((right, right + 0.5)) and b.bounds == (b.accuracy, b.accuracy)
+    low, high = (1.96 * np.sqrt(p * (1 - p) / N) for p in a.bounds)
+    assert a.interval == pytest.approx((right - low, right + 0.5 + high), abs=0.012)
+    # a is the best single model of train; where it stands depends on what it would have said.
+    assert (a.against, b.against) == ("too close to call", "depends on missing labels")
+    assert a.gain == pytest.approx((0, 0)) and a.ranks == b.ranks == (1, 2)
 
 
 def test_a_pool_of_two_models():
@@ -265,15 +268,15 @@ def test_aiq_spans_the_pools_costs():
 def test_without_prices_there_is_no_aiq():
     (board,) = boards(entries.entry(LABELS, ALWAYS_A))
     assert board.rows[0].aiq is None and board.pool_aiq is None
-    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(NAN, NAN, NAN)))
+    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(NAN, NAN, NAN)))  # no price is known
     assert board.rows[0].aiq is None and board.pool_aiq is None
 
 
-def test_where_some_prices_are_unknown_aiq_is_of_the_other_models():
+def test_the_aiq_is_over_the_models_with_a_price():
     (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(0.001, 0.002, NAN)))
-    # Over 0.001 to 0.002: a is better than b and cheaper, whatever the router thinks of money.
-    a = LABELS[:, 0].mean()
-    assert board.rows[0].aiq == pytest.approx(a) and board.pool_aiq == pytest.approx(a)
+    a, b = LABELS[:, :2].mean(axis=0)
+    assert board.rows[0].aiq == pytest.approx(a)  # a alone, from its own cost to that of b
+    assert board.pool_aiq == pytest.approx(max(a, (a + b) / 2))
 
 
 def test_a_control_world_splits_the_gap_to_the_oracle():

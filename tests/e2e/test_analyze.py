@@ -54,6 +54,25 @@ def test_the_numbers_are_those_of_the_files(rph, results):
     assert {row[0]: float(row[1]) for row in rows[1:3]} == {"knn": 0.5, "elo": 0.5}
 
 
+def test_accuracy_per_task_in_each_format(rph, tmp_path):
+    cell = entry(Y, [0] * 6, tasks=["x", "x", "x", "y", "y", "y"])
+    folder = entries.write(tmp_path / "results", cell)
+    starts = {"rich": "bench: what routers gain", "md": "**bench", "latex": "\\begin{table}"}
+    for form, start in starts.items():
+        code, output, error = rph("analyze", "tasks", folder, "--format", form)
+        assert (code, error) == (0, "") and output.startswith(start)
+    _, output, _ = rph("analyze", "tasks", folder, "--format", "json")
+    assert [row["task name"] for row in json.loads(output)[1]["rows"]] == ["x", "y"]
+    _, output, _ = rph("analyze", "tasks", folder, "--format", "csv")
+    # Of x, a is right on one and b, which is the best single model, on two.
+    assert "x,3,1.0,0.6666666666666666,b,0.6666666666666666,0.3333333333333333" in output.splitlines()
+
+
+def test_results_without_tasks_have_no_table_of_them(rph, results):
+    code, output, error = rph("analyze", "tasks", results)
+    assert (code, output) == (2, "") and "no result has tasks" in error and "rph eval" in error
+
+
 def test_results_of_rph_eval_are_read_as_they_are(rph, tmp_path):
     bench = toys.write_bench(tmp_path / "bench")
     plugin = toys.write_plugin(tmp_path / "plugin.py")

@@ -15,16 +15,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from rph import protocol
+from rph.board.resamples import (
+    CONTROL,
+    FLOOR,
+    ORACLE,
+    Against,
+    Interval,
+    Numbers,
+    accuracy_of,
+    against,
+    bounds_of,
+    numbers_of,
+    span,
+)
 from rph.errors import UsageError
-from rph.results import metrics, uncertainty, utility
+from rph.holes import Bounds, bounds
+from rph.results import metrics, missing, uncertainty, utility
 from rph.results.cell import DIGITS, Method, Reference
 from rph.results.files import Entry
 from rph.results.sets import in_average
 
 RANKED = "paper"  # the one protocol that is ranked
-FLOOR, ORACLE = "\0best single", "\0oracle"  # beside the routers in a resample; no router can be named so
-
-Interval = tuple[float, float]  # at uncertainty.LEVEL, 95 %
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,10 +43,13 @@ class Row:
     """One router's place on a board. `verdicts` of uncertainty.py says what can be told apart, and how sure."""
 
     entry: Entry
-    rank: int  # 1.. by mean test accuracy; the same accuracy is the same rank
+    rank: int  # 1.. by mean test accuracy, missing labels counted 0; the same accuracy is the same rank
     tier: int  # 1..; a tier's routers cannot be told apart from its first at 95 %
-    interval: Interval  # 95 % of the accuracy, queries and seeds resampled
-    gain: Interval | None  # 95 % of accuracy - best single; None: no label of the best single was observed
+    interval: Interval  # 95 % of the accuracy, queries and seeds resampled; from its lower end to its upper
+    gain: (
+        Interval | None
+    )  # 95 % of accuracy - best single, as `interval`; None: no label of the best single was observed
+    against: Against  # what `gain` says: better or worse only where missing labels cannot change that
     gap_closed: Interval | None  # 95 % of the share of the oracle gap closed; None: there may be no gap
     ranks: tuple[int, int]  # 95 % interval of the rank
     win: float  # share of resamples in which it is the best
@@ -44,7 +58,12 @@ class Row:
     @property
     def accuracy(self) -> float:
         """Mean test accuracy over seeds."""
-        return _accuracy(self.entry)
+        return accuracy_of(self.entry)
+
+    @property
+    def bounds(self) -> Interval:
+        """It with the missing labels of what was chosen counted 0, by which it is ranked, and counted 1."""
+        return bounds_of(self.entry)
 
     @property
     def top_share(self) -> float:
@@ -82,6 +101,7 @@ class Fixed:
     name: str
     accuracy: float | None
     interval: Interval | None  # None: the result files hold its mean alone
+    bounds: Interval | None = None  # None: unknown, or both are the accuracy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,8 +113,12 @@ class Board:
     subset: str  # not empty: the benchmark's rows are not its full release
     encoder: str
     rows: tuple[Row, ...]
-    fixed: tuple[Fixed, ...]  # oracle, Bayes where it is known, best single, random
+    fixed: tuple[
+        Fixed, ...
+    ]  # oracle, Bayes where it is known, best single, random; control where labels are missing
     reference: Reference
+    open: bool  # labels of what was chosen are missing, or count by a plan
+    telling: bool  # which labels are missing says something of the answers: who knows it beats the best single model
 
     @property
     def pool_aiq(self) -> float | None:
@@ -125,13 +149,7 @@ class OverallRow:
         str, tuple[float, float | None, int]
     ]  # bench -> mean, std over encoders (None: one), encoders
     average: float | None  # over the full benchmarks that are counted; None: it lacks one of the boards
-    rank: int  # by average; the same average is the same rank, and those without one share the last
-
-
-def _accuracy(entry: Entry) -> float:
-    """Of a ranked result."""
-    assert entry.result.test_accuracy_mean is not None
-    return entry.result.test_accuracy_mean
+    rank: int  # by the average with missing labels counted 0; the same is the same rank, those without one share the last
 
 
 def why_unranked(entry: Entry) -> str:
@@ -161,10 +179,8 @@ def boards(entries: Sequence[Entry], *, resamples: int = uncertainty.RESAMPLES) 
     found: list[Board] = []
     for _, several in itertools.groupby(sorted(_groups(entries).items()), key=_drawn_together):
         groups = [group for _, group in several]
-        outcomes = [_outcomes(group) for group in groups]
-        resampled = uncertainty.resample_boards(outcomes, resamples=resamples)
-        for group, names, values in zip(groups, outcomes, resampled, strict=True):
-            found.append(_board(group, {name: values[:, i] for i, name in enumerate(names)}))
+        numbers = numbers_of(groups, resamples)
+        found += [_board(*each) for each in zip(groups, numbers, strict=True)]
     return found
 
 
@@ -201,6 +217,9 @@ def _check(group: Sequence[Entry]) -> None:
             "the best single model's labels": np.array_equal(
                 entry.queries.floor, first.queries.floor, equal_nan=True
             ),
+            "the pools and missing labels": np.array_equal(
+                entry.queries.blocks.get("holes/cells", 0), first.queries.blocks.get("holes/cells", 0)
+            ),
         }
         for what, agree in same.items():
             if not agree:
@@ -217,53 +236,43 @@ def _drawn_together(item: tuple[Key, list[Entry]]) -> tuple[str, str, int]:
     return bench, fingerprint, group[0].result.n_test
 
 
-def _outcomes(group: Sequence[Entry]) -> dict[str, uncertainty.Floats]:
-    """What is resampled of a board: the labels of each router's choices, of the best single model and of the oracle."""
-    queries = group[0].queries
-    outcomes: dict[str, uncertainty.Floats] = {entry.result.router: entry.queries.labels for entry in group}
-    for name, labels in ((FLOOR, queries.floor), (ORACLE, queries.best)):
-        if not np.isnan(labels).all():
-            outcomes[name] = labels[None]
-    return outcomes
-
-
-def _board(group: Sequence[Entry], columns: dict[str, uncertainty.Float64]) -> Board:
-    """The board of these results; `columns` are the resampled accuracies [B] of what `_outcomes` names."""
+def _board(group: Sequence[Entry], numbers: Numbers) -> Board:
     result = group[0].result
+    control = numbers.gains.get(CONTROL)
     return Board(
         bench=result.bench,
         fingerprint=result.bench_fingerprint,
         subset=result.subset,
         encoder=result.encoder,
-        rows=_rows(group, columns),
-        fixed=_fixed(result.reference, columns),
+        rows=_rows(group, numbers),
+        fixed=_fixed(group[0], numbers),
         reference=result.reference,
+        open=numbers.open,
+        telling=control is not None and against(*control) == "better",
     )
 
 
-def _rows(group: Sequence[Entry], columns: dict[str, uncertainty.Float64]) -> tuple[Row, ...]:
-    routers = np.stack([columns[entry.result.router] for entry in group], axis=1)  # [B, R]
-    observed = np.array([_accuracy(entry) for entry in group]).round(DIGITS)  # [R]
-    win = uncertainty.wins(routers)
-    verdict = uncertainty.verdicts(observed, routers)
-    low = 1 + (verdict == 1).sum(axis=0)
-    high = len(group) - (verdict == -1).sum(axis=0)
+def _rows(group: Sequence[Entry], numbers: Numbers) -> tuple[Row, ...]:
+    observed = np.array([bounds_of(entry)[0] for entry in group]).round(DIGITS)  # [R]
+    low = 1 + (numbers.verdicts == 1).sum(axis=0)
+    high = len(group) - (numbers.verdicts == -1).sum(axis=0)
     order = np.argsort(-observed, kind="stable")
-    tiers = _tiers(order, verdict)
-    floor, oracle = columns.get(FLOOR), columns.get(ORACLE)
+    tiers = _tiers(order, numbers.verdicts)
     rows = []
     for j in order:
-        values = routers[:, j]
+        name = group[j].result.router
+        gain = numbers.gains.get(name)
         rows.append(
             Row(
                 entry=group[j],
                 rank=1 + int((observed > observed[j]).sum()),
                 tier=tiers[j],
-                interval=uncertainty.interval(values),
-                gain=None if floor is None else uncertainty.interval(values - floor),
-                gap_closed=_gap_interval(values, floor, oracle),
+                interval=span(numbers.ends[name]),
+                gain=None if gain is None else span(gain),
+                against="too close to call" if gain is None else against(*gain),
+                gap_closed=_gap_interval(group[j], numbers, gain),
                 ranks=(int(low[j]), int(high[j])),
-                win=float(win[j]),
+                win=float(numbers.wins[j]),
                 in_plateau=bool(low[j] == 1),
             )
         )
@@ -282,28 +291,41 @@ def _tiers(order: Iterable[int], verdict: uncertainty.Int8) -> dict[int, int]:
 
 
 def _gap_interval(
-    values: uncertainty.Float64, floor: uncertainty.Float64 | None, oracle: uncertainty.Float64 | None
+    entry: Entry, numbers: Numbers, gain: tuple[uncertainty.Float64, uncertainty.Float64] | None
 ) -> Interval | None:
-    if floor is None or oracle is None or (oracle <= floor).any():
+    """Of the share of the oracle gap closed; None where there may be no gap, or missing labels leave it open."""
+    if gain is None or ORACLE not in numbers.ends or entry.result.gap_closed is None:
         return None
-    return uncertainty.interval((values - floor) / (oracle - floor))
+    gap = numbers.ends[ORACLE][0] - numbers.ends[FLOOR][0]
+    return None if (gap <= 0).any() else span((gain[0] / gap, gain[1] / gap))
 
 
-def _fixed(reference: Reference, columns: dict[str, uncertainty.Float64]) -> tuple[Fixed, ...]:
-    def row(name: str, accuracy: float | None, column: str = "") -> Fixed:
-        known = uncertainty.interval(columns[column]) if column in columns else None
-        return Fixed(name=name, accuracy=accuracy, interval=known)
+def _fixed(entry: Entry, numbers: Numbers) -> tuple[Fixed, ...]:
+    reference = entry.result.reference
+    holes = missing.of(entry.result)
+    # A result from before there were blocks has every choice count 1.
+    floor = bounds(entry.queries.floor) if holes is None else holes.best_single
 
-    rows = [row("oracle", reference.oracle, ORACLE)]
+    def row(
+        name: str, accuracy: float | None, column: str = "", found: Bounds | missing.Range | None = None
+    ) -> Fixed:
+        known = span(numbers.ends[column]) if column in numbers.ends else None
+        ends = None if found is None or not numbers.open else (found.low, found.high)
+        return Fixed(name=name, accuracy=accuracy, interval=known, bounds=ends)
+
+    rows = [row("oracle", reference.oracle, ORACLE, None if holes is None else holes.oracle)]
     if reference.bayes is not None:
         rows.append(row("Bayes", reference.bayes))
-    rows.append(row(f"best single: {reference.best_single_model}", reference.best_single, FLOOR))
+    name = f"best single: {reference.best_single_model}"
+    rows.append(row(name, reference.best_single, FLOOR, floor))
     rows.append(row("random", reference.random))
+    if holes is not None and holes.control is not None and numbers.open:
+        rows.append(row("control: knows which labels are missing", holes.control.low, CONTROL, holes.control))
     return tuple(rows)
 
 
 def overall(entries: Iterable[Entry]) -> list[OverallRow]:
-    """Routers over several boards, best average first.
+    """Routers over several boards, best average first: by the lower ends, where labels are missing.
 
     Counted are the boards that more than half of the ranked routers are on: so a result on a board of its own neither
     ranks nor unranks another router. A router's accuracy on a benchmark is the mean over the counted encoders, and its
@@ -324,24 +346,30 @@ def overall(entries: Iterable[Entry]) -> list[OverallRow]:
     }
     accuracy: dict[str, dict[str, tuple[float, float | None, int]]] = {}
     average: dict[str, float | None] = {}
+    lower: dict[str, float | None] = {}  # what they are ranked by
     for router, results in held.items():
-        by_bench: dict[str, list[float]] = {}
+        by_bench: dict[str, list[Entry]] = {}
         for key in counted:
             if key in results:
-                by_bench.setdefault(names[key[:2]], []).append(_accuracy(results[key]))
-        accuracy[router] = {bench: _spread(values) for bench, values in by_bench.items()}
+                by_bench.setdefault(names[key[:2]], []).append(results[key])
+        accuracy[router] = {bench: _spread([*map(accuracy_of, found)]) for bench, found in by_bench.items()}
         complete = bool(full) and all(key in results for key in counted)
-        average[router] = statistics.fmean(accuracy[router][bench][0] for bench in full) if complete else None
-    known = [value for value in average.values() if value is not None]
+        average[router] = lower[router] = None
+        if complete:
+            average[router] = statistics.fmean(accuracy[router][bench][0] for bench in full)
+            lower[router] = statistics.fmean(
+                statistics.fmean(bounds_of(entry)[0] for entry in by_bench[bench]) for bench in full
+            )
+    known = [value for value in lower.values() if value is not None]
     rows = [
         OverallRow(
             router=router,
             method=next(iter(held[router].values())).result.method,
             accuracy=accuracy[router],
-            average=mine,
+            average=average[router],
             rank=1 + sum(mine is None or round(other - mine, DIGITS) > 0 for other in known),
         )
-        for router, mine in sorted(average.items())
+        for router, mine in sorted(lower.items())
     ]
     return sorted(rows, key=lambda row: row.rank)
 

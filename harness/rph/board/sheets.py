@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rph.board.ranking import Board, Fixed, OverallRow, Row
+from rph.results import missing
 from rph.results.cell import DIGITS, utility_unknown
 from rph.results.files import Entry
 from rph.results.metrics import COLLAPSED
@@ -22,6 +23,7 @@ def board_sheet(board: Board) -> Sheet:
         Column("tier", "count"),
         Column("router"),
         Column("accuracy", "percent"),
+        *([Column("missing 0", "percent"), Column("missing 1", "percent")] if board.open else []),
         Column("std", "percent"),
         Column("low", "percent"),
         Column("high", "percent"),
@@ -31,6 +33,7 @@ def board_sheet(board: Board) -> Sheet:
         Column("best", "percent", 1),
         Column("gain low", "percent"),
         Column("gain high", "percent"),
+        *([Column("against best single")] if board.open else []),
         Column("gap closed", "percent", 1),
         *([Column("AIQ", "percent")] if has_prices else []),
         *([Column("learnable", "percent")] if has_bayes else []),
@@ -40,8 +43,8 @@ def board_sheet(board: Board) -> Sheet:
         extra = [row.aiq] if has_prices else []
         if has_bayes:
             extra.append(None if row.oracle_gap is None else row.oracle_gap.learnable)
-        rows.append((row.accuracy, _router(row, extra)))
-    rows += [(_or_last(fixed), _fixed(fixed, len(columns))) for fixed in board.fixed]
+        rows.append((row.bounds[0], _router(row, extra, is_open=board.open)))
+    rows += [(_or_last(fixed), _fixed(fixed, len(columns), is_open=board.open)) for fixed in board.fixed]
     # Stable, and less the rounding of means: a router stands above the floor that it equals.
     rows.sort(key=lambda found: -round(found[0], DIGITS))
     return Sheet(
@@ -54,37 +57,63 @@ def board_sheet(board: Board) -> Sheet:
 
 
 def _or_last(fixed: Fixed) -> float:
+    if fixed.bounds is not None:
+        return fixed.bounds[0]
     return -1.0 if fixed.accuracy is None else fixed.accuracy
 
 
-def _router(row: Row, extra: Sequence[float | None]) -> list[Value]:
+def _router(row: Row, extra: Sequence[float | None], *, is_open: bool) -> list[Value]:
     result = row.entry.result
     return [
         row.rank,
         row.tier,
         result.router,
         row.accuracy,
+        *(row.bounds if is_open else ()),
         result.test_accuracy_std,
         *row.interval,
         *row.ranks,
         "yes" if row.in_plateau else "no",
         row.win,
         *((None, None) if row.gain is None else row.gain),
+        *([row.against] if is_open else []),
         result.gap_closed,
         *extra,
     ]
 
 
-def _fixed(fixed: Fixed, width: int) -> list[Value]:
-    values: list[Value] = [NOTHING, NOTHING, fixed.name, fixed.accuracy, NOTHING]
+def _fixed(fixed: Fixed, width: int, *, is_open: bool) -> list[Value]:
+    values: list[Value] = [NOTHING, NOTHING, fixed.name, fixed.accuracy]
+    if is_open:
+        values += [NOTHING, NOTHING] if fixed.bounds is None else fixed.bounds
+    values += [NOTHING]
     values += [NOTHING, NOTHING] if fixed.interval is None else fixed.interval
     return values + [NOTHING] * (width - len(values))
+
+
+def hole_notes(board: Board) -> list[str]:
+    """What a reader must know of the labels that are missing; nothing where none is."""
+    notes = list(missing.notes(board.rows[0].entry.result))
+    if board.open:
+        notes += [
+            "missing 0, 1: the accuracy with the missing labels of what was chosen counted wrong, and counted right.",
+            "The order goes by missing 0; low, high, gain and against best single allow for both.",
+            "against best single, query by query: better or worse holds whatever the missing labels are.",
+            f"gap closed: given where missing labels leave it open by at most {100 * missing.SURE:g} points.",
+        ]
+    if board.telling:
+        notes.append(
+            "THE HOLES CARRY INFORMATION: a row that knows which labels are missing, and nothing else of a query, beats "
+            "the best single model. A router that finds them out gains what no deployment gives."
+        )
+    return notes
 
 
 def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
     cells = [row.entry.result for row in board.rows]
+    notes += hole_notes(board)
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
         f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",

@@ -18,7 +18,7 @@ from rph import protocol
 from rph.board import strictfiles
 from rph.board.ranking import RANKED, why_unranked
 from rph.errors import UsageError
-from rph.results import blocks, cell, files, metrics, probabilities, utility
+from rph.results import blocks, cell, files, metrics, missing, probabilities, utility
 from rph.results.files import Entry
 from rph.results.recompute import ROUNDING, choice, differences, recomputed
 
@@ -126,6 +126,7 @@ def _problems(entry: Entry, trusted: _Trusted, dataset: RoutingDataset | None) -
     yield from _protocol(entry)
     yield from _board(entry, trusted)
     yield from _labels(entry)
+    yield from _holes(entry)
     yield from _metrics(entry)
     yield from _selection(entry)
     if dataset is not None:
@@ -165,12 +166,51 @@ def _labels(entry: Entry) -> Found:
     if unsolved.any():
         yield "labels", f"queries that no model solved are called hard or easy: {_queries(unsolved)}"
     single = result.models.index(result.reference.best_single_model)
-    other = (q.routes == single) & ~_equal(q.labels, np.broadcast_to(q.floor, q.labels.shape))
+    other = (q.routes == q.blocks.get("holes/floor_route", single)) & ~_equal(
+        q.labels, np.broadcast_to(q.floor, q.labels.shape)
+    )
     if other.any():
         yield "labels", f"the best single model's label is not the one in floor on {_queries(other)}"
     conflicts = _Labels(entry).conflicts(entry)
     if conflicts.any():
         yield "labels", f"two seeds give one model different labels on {_queries(conflicts)}"
+
+
+def _holes(entry: Entry) -> Found:
+    """What must hold of missing labels: what is chosen is in the pool, and what is missing is said to be."""
+    q = entry.queries
+    if missing.NAME not in entry.result.blocks:
+        if np.isnan(q.labels).any() and entry.result.format != "rph-result/2":
+            yield "labels", f"labels are missing, and it has no block {missing.NAME}"
+        return
+    mine = {name: q.blocks[f"{missing.NAME}/{name}"] for name in missing.ARRAYS}
+    cells = mine["cells"]
+    known = np.where(cells == missing.OBSERVED, 1, np.nan)
+    lines = [
+        ("a route", q.routes, q.labels, mine["weight"]),
+        ("the best single model's route", mine["floor_route"], q.floor, mine["floor_weight"]),
+        ("the control's route", mine["control_route"], mine["control"], None),
+    ]
+    for what, routes, labels, weight in lines:
+        at = np.atleast_2d(routes).astype(np.int64)
+        if (at >= cells.shape[1]).any():
+            yield "labels", f"{what} leads to no model"
+            continue
+        cell = np.stack([np.take_along_axis(cells, one[:, None], axis=1)[:, 0] for one in at])
+        if (outside := cell == missing.BLOCK).any():
+            yield "pool", f"{what} leaves the pool on {_queries(outside)}"
+        elif (wrong := np.isnan(np.atleast_2d(labels)) != (cell != missing.OBSERVED)).any():
+            yield (
+                "labels",
+                f"{what}: a label is missing where cells say it is there, or the reverse: {_queries(wrong)}",
+            )
+        if weight is not None and (odd := (np.atleast_2d(weight) == 0) != (cell == missing.UNASKED)).any():
+            yield (
+                "labels",
+                f"{what}: weights are not 0 where, and only where, nothing was asked: {_queries(odd)}",
+            )
+    if (wrong := np.isnan(q.best) != np.isnan(known).all(axis=1)).any():
+        yield "labels", f"best is missing where a label is known, or the reverse: {_queries(wrong)}"
 
 
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
@@ -274,6 +314,16 @@ def _same_facts(entry: Entry, queries: files.PerQuery, reference: cell.Reference
         differ = ~_equal(getattr(entry.queries, name), getattr(queries, name))
         if differ.any():
             yield "labels", f"{name} is not that of {whose} on {_queries(differ)}"
+    mine, theirs = entry.queries.blocks, queries.blocks
+    for name, (_, dimensions) in blocks.kinds(entry.result).items():
+        # A result from before a block was known has none of its arrays.
+        if "S" not in dimensions and name in theirs and not _equal(mine[name], theirs[name]).all():
+            yield "labels", f"{name} is not that of {whose}"
+    if (
+        any(name.startswith(f"{missing.NAME}/") for name in theirs)
+        and missing.NAME not in entry.result.blocks
+    ):
+        yield "labels", f"it has no block {missing.NAME}, which {whose} have"
     for where, claimed, known in differences(entry.result.reference.model_dump(), reference.model_dump()):
         yield "benchmark", f"reference.{where} is {claimed}, that of {whose} is {known}"
 

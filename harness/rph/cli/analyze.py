@@ -128,6 +128,17 @@ def selection(results: Folder = RESULTS, bench: Benches = None, format: Formats 
     print_sheets(bottleneck.selection_sheets(read_results(results, bench)), format)
 
 
+@app.command("tasks")
+def analyze_tasks(results: Folder = RESULTS, bench: Benches = None, format: Formats = Format.rich) -> None:
+    """Accuracy per task and language: routers beside best single and the best model per task, chosen on train.
+
+    Example: rph analyze tasks leaderboard/results --bench routerdc7
+    """
+    from rph.study.tasks import task_sheets
+
+    print_sheets(task_sheets(read_results(results, bench)), format)
+
+
 @app.command()
 def exchange(results: Folder = RESULTS, bench: Benches = None, format: Formats = Format.rich) -> None:
     """Do routers that disagree exchange errors, or is one better? (the paper's Tab. 4)

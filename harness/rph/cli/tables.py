@@ -9,21 +9,20 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
+from rph.results import missing
 from rph.results.cell import CellResult, utility_unknown
 from rph.results.metrics import gap_closed
-from rph.results.missing import priced_pool, without_utility
 from rph.results.sets import descending, ranks
 from rph.study.identities import Identities
 
 BASELINE = "dim"
+EQUAL = 1e-6  # two ends closer than this are one number
 
 
 def leaderboards(results: Sequence[CellResult]) -> Iterator[tuple[Table, list[str]]]:
     """A table and the lines below it per (benchmark, encoder), in the order in which the results came."""
     order = list(dict.fromkeys((r.bench, r.encoder) for r in results))
-    ranked = sorted(
-        results, key=lambda r: (order.index((r.bench, r.encoder)), descending(r.test_accuracy_mean))
-    )
+    ranked = sorted(results, key=lambda r: (order.index((r.bench, r.encoder)), descending(r.lower)))
     for _, cells in groupby(ranked, key=lambda r: (r.bench, r.encoder)):
         board = list(cells)
         yield _leaderboard(board), _notes(board)
@@ -53,18 +52,21 @@ def _leaderboard(cells: list[CellResult]) -> Table:
         values = list(cells)
         table.add_row(*values, *[""] * (width - len(values)), style=style)
 
-    def baseline(name: str, accuracy: float | None) -> None:
-        share = gap_closed(accuracy, reference.best_single, reference.oracle)
-        row(["", name, percent(accuracy), percent(share)], BASELINE)
+    holes = missing.of(first)
 
-    baseline("oracle", reference.oracle)
+    def baseline(name: str, accuracy: float | None, ends: missing.Range | None = None) -> None:
+        share = gap_closed(accuracy, reference.best_single, reference.oracle)
+        open_ = None if ends is None else (ends.low, ends.high)
+        row(["", name, percent(accuracy) + _between(open_), percent(share)], BASELINE)
+
+    baseline("oracle", reference.oracle, None if holes is None else holes.oracle)
     if reference.bayes is not None:
         baseline("Bayes (knows P(correct))", reference.bayes)
-    for rank, cell in zip(ranks([cell.test_accuracy_mean for cell in cells]), cells, strict=True):
+    for rank, cell in zip(ranks([cell.lower for cell in cells]), cells, strict=True):
         values = [
             "" if rank is None else str(rank),
             escape(cell.router),
-            percent(cell.test_accuracy_mean) + _plus_minus(cell.test_accuracy_std),
+            percent(cell.test_accuracy_mean) + _plus_minus(cell.test_accuracy_std) + _between(cell.bounds),
             percent(cell.gap_closed),
             percent(cell.val_accuracy),
             percent(cell.coverage),
@@ -75,9 +77,16 @@ def _leaderboard(cells: list[CellResult]) -> Table:
             values.append("n/a" if cell.cost is None else f"{1000 * cell.cost:.3g}")
         values += [number(cell.bce, 3), f"{cell.seconds:.1f}"]
         row(values)
-    baseline("best single", reference.best_single)
+    baseline("best single", reference.best_single, None if holes is None else holes.best_single)
     row(["", "random", percent(reference.random)], BASELINE)
     return table
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    """The two ends of an accuracy of which labels are missing."""
+    if ends is None or ends[1] - ends[0] < EQUAL:
+        return ""
+    return f" [{percent(ends[0])}, {percent(ends[1])}]"
 
 
 def _notes(cells: list[CellResult]) -> list[str]:
@@ -86,10 +95,20 @@ def _notes(cells: list[CellResult]) -> list[str]:
     lines = [f"{cell.router}: {cell.variant_name}" for cell in cells]
     lines.append(f"test acc.: mean ± std over {seeds} seed(s); a deterministic router is trained once.")
     lines.append(f"best single: {reference.best_single_model}, chosen on train.")
+    lines += missing.notes(cells[0])
+    if any(cell.bounds is not None and cell.bounds[1] - cell.bounds[0] >= EQUAL for cell in cells):
+        lines.append(
+            "[low, high]: with the missing labels of what was chosen counted wrong, and counted right."
+        )
+        lines.append(
+            "The order goes by low, gap closed is n/a where they leave it open by more than 2 points."
+        )
+    gains = [(cell.router, holes.gain) for cell in cells if (holes := missing.of(cell)) is not None]
+    if shown := [f"{name} {100 * g.low:+.2f} to {100 * g.high:+.2f}" for name, g in gains if g is not None]:
+        lines.append(f"Points above best single, query by query: {', '.join(shown)}.")
     lines.append(f"BCE of predicting each model's train mean: {number(reference.base_rate_bce, 3)}.")
-    if all(reasons := [without_utility(cell) for cell in cells]):
+    if all(reasons := [missing.without_utility(cell) for cell in cells]):
         lines.append(f"Cost and utility: n/a ({reasons[0]}).")
-    lines += dict.fromkeys(over for cell in cells if (over := priced_pool(cell)))
     lines += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     if any(cell.reference.bayes is not None for cell in cells):
         shares = ", ".join(f"{cell.router} {percent(cell.learnable_gap_closed)}" for cell in cells)

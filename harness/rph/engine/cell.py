@@ -354,8 +354,7 @@ class Cell:
         seeds = tuple(trial.seed for trial in selection.trials)
         queries = files.per_query(dataset, seeds, routes_of(dataset, [scored.test for scored in stored]))
         known = blocks.make(dataset, queries.arrays())
-        of_holes = known.get(missing.NAME)
-        sure = not isinstance(of_holes, missing.Holes) or missing.sure(of_holes)
+        sure = missing.sure(known.get(missing.NAME))
         return CellResult(
             bench=dataset.name,
             subset=dataset.subset,

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from rph.results import missing
+from rph.results import missing, tasks
 from rph.results.cell import BLOCK_NAME, CellResult, Record
 
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ KNOWN: dict[str, Block] = {
         recompute=missing.recomputed,
     ),
     missing.PRICES: Block(record=missing.Prices, make=missing.make_prices),
+    tasks.NAME: Block(
+        record=tasks.Tasks, arrays=tasks.ARRAYS, draw=tasks.draw, make=tasks.make, recompute=tasks.recomputed
+    ),
+    tasks.LANGUAGES: Block(
+        record=tasks.Languages,
+        arrays=tasks.LANGUAGE_ARRAYS,
+        draw=tasks.draw_languages,
+        make=tasks.make_languages,
+        recompute=tasks.recomputed_languages,
+    ),
 }
 
 

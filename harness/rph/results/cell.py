@@ -194,6 +194,11 @@ class CellResult(Record):
         low = statistics.fmean((one.test_accuracy or 0.0) * one.coverage for one in self.per_seed)
         return low, low + 1 - self.coverage  # before there were blocks every choice counted 1
 
+    @property
+    def lower(self) -> float | None:
+        """What it is ordered by: the accuracy with the missing labels of what was chosen counted 0."""
+        return None if self.bounds is None else self.bounds[0]
+
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if problems := list(_misfits(self)):
@@ -315,18 +320,15 @@ def _mass(labels: Array) -> tuple[float, ...] | None:
 
 def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
     """What variants are chosen by: routing accuracy at lambda = 0 of the val scores [V, K], missing labels counted 0."""
-    return _bounds(scores, dataset, "val")
+    mask, Y = dataset.mask("val"), dataset.val.labels
+    found = metrics.accuracy_bounds(metrics.route(scores, dataset.level, mask.pool), Y, mask)
+    return None if found is None else found.low
 
 
 def test_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """The same of the test scores [N, K]; reported, never selected by."""
-    return _bounds(scores, dataset, "test")
-
-
-def _bounds(scores: Float32, dataset: RoutingDataset, split: Literal["val", "test"]) -> float | None:
-    mask, Y = dataset.mask(split), getattr(dataset, split).labels
-    found = metrics.accuracy_bounds(metrics.route(scores, dataset.level, mask.pool), Y, mask)
-    return None if found is None else found.low
+    """Routing accuracy at lambda = 0 of the test scores [N, K]; reported, never selected by."""
+    mask = dataset.mask("test")
+    return metrics.accuracy(metrics.route(scores, dataset.level, mask.pool), dataset.test.labels, mask).value
 
 
 def measure(

@@ -7,7 +7,7 @@ stands beside one on a table that has prices of some models and not of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,11 +96,11 @@ def record(arrays: Arrays, *, tasks_known: bool) -> Holes:
     """What all arrays of a result's npz say; `tasks_known`: whether its queries have tasks."""
     mine = {name: arrays[f"{NAME}/{name}"] for name in ARRAYS}
     cells, best = mine["cells"], arrays["best"]
-    floor = _Line(arrays["floor"], mine["floor_route"], mine["floor_weight"])
-    control = _Line(mine["control"], mine["control_route"], control_weight(mine))
-    lines = [_Line(*one) for one in zip(arrays["labels"], arrays["routes"], mine["weight"], strict=True)]
+    floor = Line(arrays["floor"], mine["floor_route"], mine["floor_weight"])
+    control = Line(mine["control"], mine["control_route"], control_weight(mine))
+    lines = [Line(*one) for one in zip(arrays["labels"], arrays["routes"], mine["weight"], strict=True)]
     per_seed = [_range(bounds(line.labels, line.weight)) for line in lines]
-    gain = _mean([difference(line, floor) for line in lines])
+    gain = mean_difference(lines, floor)
     return Holes(
         tasks_known=tasks_known,
         cells=_counts(cells),
@@ -135,43 +135,55 @@ def control_weight(mine: Arrays) -> NDArray[np.float32]:
     return np.where(cell == UNASKED, 0, 1).astype(np.float32)
 
 
-class _Line:
-    """What one seed, or the floor, chose: all [N]."""
+class Line:
+    """What one seed, or a row that no router decides, chose: all [N]."""
 
     def __init__(self, labels: Any, route: Any, weight: Any) -> None:
         self.labels, self.route, self.weight = labels.astype(np.float64), route, weight.astype(np.float64)
 
 
-def difference(a: _Line, b: _Line) -> Range | None:
+def difference(a: Line, b: Line) -> Range | None:
     """The accuracy of a less that of b, per query: missing labels for the worst and the best of a, the same choice 0."""
     if not a.weight.any() or not b.weight.any():
         return None
     of_a, of_b = a.weight / a.weight.sum(), b.weight / b.weight.sum()
-    same = a.route == b.route  # a missing label of both is one label
+    same = a.route == b.route  # a missing label of both is one label, of which each has its own share
 
     def least(one: Float64, share: Float64, other: Float64, other_share: Float64) -> float:
-        low = np.nan_to_num(one)
-        high = np.where(np.isnan(other), np.where(same, 0, 1), other)
+        low = np.where(np.isnan(one), same & (share < other_share), one)
+        high = np.where(np.isnan(other), np.where(same, low, 1), other)
         return float((share * low - other_share * high).sum())
 
     return Range(low=least(a.labels, of_a, b.labels, of_b), high=-least(b.labels, of_b, a.labels, of_a))
 
 
-def _top(best: NDArray[Any], cells: NDArray[np.uint8]) -> Float64:
+def top(best: NDArray[Any], cells: NDArray[np.uint8]) -> Float64:
     """[N] the best label that a pool may hold: 1 where one of its labels is missing."""
-    top: Float64 = np.where((cells >= HOLE).any(axis=1), 1.0, best.astype(np.float64))
-    return top
+    found: Float64 = np.where((cells >= HOLE).any(axis=1), 1.0, best.astype(np.float64))
+    return found
 
 
 def _oracle(best: NDArray[Any], cells: NDArray[np.uint8]) -> Range:
-    return Range(low=float(np.nan_to_num(best).mean(dtype=np.float64)), high=float(_top(best, cells).mean()))
+    return Range(low=float(np.nan_to_num(best).mean(dtype=np.float64)), high=float(top(best, cells).mean()))
 
 
-def _gap(best: NDArray[Any], cells: NDArray[np.uint8], floor: _Line) -> Range:
+def _gap(best: NDArray[Any], cells: NDArray[np.uint8], floor: Line) -> Range:
     """Oracle - best single, per query: where the floor's label is missing it may be the best there is."""
     at_least = np.where(np.isnan(floor.labels), 0, best - floor.labels)
-    at_most = _top(best, cells) - np.nan_to_num(floor.labels)
+    at_most = top(best, cells) - np.nan_to_num(floor.labels)
     return Range(low=float(at_least.mean()), high=float(at_most.mean()))
+
+
+def mean_difference(lines: Sequence[Line], floor: Line) -> Range | None:
+    """`difference` of seeds to a row, mean over seeds."""
+    return _mean([difference(line, floor) for line in lines])
+
+
+def share_closed(
+    lines: Sequence[Line], floor: Line, best: NDArray[Any], cells: NDArray[np.uint8]
+) -> Range | None:
+    """What seeds close, in the mean, of the gap between a row and the oracle; None: there may be no gap."""
+    return _share(mean_difference(lines, floor), _gap(best, cells, floor))
 
 
 def _share(gain: Range | None, gap: Range) -> Range | None:
@@ -183,9 +195,13 @@ def _share(gain: Range | None, gap: Range) -> Range | None:
     )
 
 
-def sure(holes: Holes) -> bool:
-    """Whether a share of the gap closed may be given: its bounds lie no further apart than SURE."""
-    share = holes.gap_closed
+def sure(holes: Record | None) -> bool:
+    """Whether a share of the gap closed may be given beside this block."""
+    return narrow(holes.gap_closed) if isinstance(holes, Holes) else True
+
+
+def narrow(share: Range | None) -> bool:
+    """Whether the bounds of a share lie no further apart than SURE."""
     return share is not None and share.high - share.low <= SURE
 
 
@@ -277,3 +293,44 @@ def priced_pool(result: CellResult) -> str | None:
         f" {len(result.models) - len(found.unpriced)} models{queries}, of which the best single is"
         f" {found.best_single_model}, {best}; oracle {oracle}."
     )
+
+
+# --- in words ----------------------------------------------------------------------------------------
+
+
+def of(result: CellResult) -> Holes | None:
+    """The block of a result; None where no label is missing."""
+    return Holes.model_validate(result.blocks[NAME]) if NAME in result.blocks else None
+
+
+def notes(result: CellResult) -> Iterator[str]:
+    """What a reader of a board must know of the missing labels and prices behind it, a line each."""
+    if (holes := of(result)) is not None:
+        yield from _of_labels(holes)
+    elif result.coverage < 1:
+        yield "Of what was chosen, labels are missing; this result says no more of them (before rph-result/3)."
+    if (over := priced_pool(result)) is not None:
+        yield over
+
+
+def _of_labels(holes: Holes) -> Iterator[str]:
+    total = sum(holes.cells.values())
+    kinds = ", ".join(f"{kind} {count / total:.1%}" for kind, count in holes.cells.items())
+    yield f"Labels of the test split: {kinds}."
+    if "block" in holes.cells:
+        yield "block: a model that was not run on a task is not in that task's pool, for nobody: router, best single, oracle."
+    if "planned" in holes.cells:
+        yield "planned: by a plan not asked. Values are means over what was asked, each weighted by 1 / share asked."
+    if not holes.tasks_known:
+        yield (
+            "No query has a task, so that models never run on a task cannot be told from failed calls: all count as "
+            "failed. A column `task` tells them apart."
+        )
+    if holes.small_pools:
+        yield f"{holes.small_pools:,} test queries have fewer than two models in their pool: there is nothing to route."
+    few = [share for share in holes.model_coverage if share < 1]
+    if few:
+        yield (
+            f"{len(few)} of {len(holes.model_coverage)} models were not observed on every test query (the least on "
+            f"{min(few):.0%}): their own accuracies are over different queries."
+        )

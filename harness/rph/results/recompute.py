@@ -55,7 +55,7 @@ def recomputed(entry: Entry) -> CellResult:
     measured = tuple(_measured(entry, seed) for seed in range(len(result.seeds)))
     known = result.model_copy(
         update={
-            **cell.summary(measured, reference, result.models, sure=holes is None or missing.sure(holes)),
+            **cell.summary(measured, reference, result.models, sure=missing.sure(holes)),
             "test_accuracy_std": cell.accuracy_std(measured, deterministic=result.deterministic),
             "reference": reference,
             "per_seed": measured,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rph.errors import UsageError
+from rph.results import missing
 from rph.results.cell import DIGITS, CellResult, Reference
 from rph.results.files import Entry
 
@@ -122,8 +123,12 @@ def averages(group: Group, read: Callable[[CellResult], float | None]) -> dict[s
 
 
 def accuracies(group: Group) -> dict[str, Average]:
-    """Router -> test accuracy at lambda = 0, best first."""
-    return averages(group, lambda result: result.test_accuracy_mean)
+    """Router -> test accuracy at lambda = 0; the best first, with missing labels counted 0."""
+    found, lower = (
+        averages(group, read)
+        for read in (lambda result: result.test_accuracy_mean, lambda result: result.lower)
+    )
+    return {router: found[router] for router in lower}
 
 
 def in_average(subset: str, reference: Reference) -> bool:
@@ -154,6 +159,7 @@ def encoder_notes(group: Group) -> list[str]:
     if lacking:
         counts = ", ".join(f"{router} {n}" for router, n in sorted(lacking.items()))
         notes.append(f"{group.name}: not comparable, a mean over fewer encoders: {counts}.")
+    notes += [f"{group.name}: {note}" for note in missing.notes(group.entries[0].result)]
     if group.subset:
         notes.append(f"{group.name} is a subset: {group.subset}.")
     return notes

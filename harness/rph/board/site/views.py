@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rph.board.ranking import Board, OverallRow, Row, unranked
+from rph.board.sheets import hole_notes
 from rph.results import sheets, uncertainty
 from rph.results.cell import CellResult, Reference
 from rph.results.files import Entry
@@ -43,7 +44,8 @@ TERMS = {
     "BCE": "Binary cross-entropy of the scores as probabilities, in nats. Scores that are no probabilities pass "
     "through one sigmoid, fitted on validation.",
     "ECE": "Expected calibration error of the same probabilities, 15 bins, in percent.",
-    "Coverage": "Share of the test queries whose chosen model has an observed label, in percent. The others are left out.",
+    "Coverage": "Share of the test queries whose chosen model has an observed label, in percent. The others are left out of "
+    "the accuracy; in brackets beside it are its ends, with them counted wrong and right. The order goes by the first.",
     "Entropy": "Shannon entropy of the choice of models, in bits: 0 for a router that always chooses the same.",
 }  # fmt: skip
 
@@ -62,6 +64,14 @@ def dollars(value: float | None) -> str:
     return f"{1000 * value:,.2f}" if 1000 * value >= 1 else f"{1000 * value:.3g}"
 
 
+def ends(found: tuple[float, float] | None) -> str:
+    """The two ends of an accuracy of which labels are missing, in percent; empty where they are one."""
+    if found is None or found[1] - found[0] < uncertainty.EQUAL:
+        return ""
+    low, high = (sheets.text(one, Column("", "percent")) for one in found)
+    return f" [{low}, {high}]"
+
+
 def paper_url(paper: str) -> str | None:
     """The address of an arXiv paper that a card names; None for anything else: a card's text is never an address."""
     found = re.fullmatch(r"arXiv:(\d{4}\.\d{4,5})", paper)
@@ -72,6 +82,8 @@ FORMATS: dict[str, Callable[..., object]] = {
     "percent": _printed(Column("", "percent")),
     "tenths": _printed(Column("", "percent", 1)),
     "number": _printed(Column("", "number", 3)),
+    "ends": ends,
+    "hole_notes": hole_notes,
     "count": _printed(Column("", "count")),
     "dollars": dollars,
     "paper_url": paper_url,
@@ -149,7 +161,7 @@ class Benchmark:
     @property
     def best(self) -> tuple[Board, Row]:
         """The best router over all encoders, and its board."""
-        return max(((board, board.rows[0]) for board in self.boards), key=lambda pair: pair[1].accuracy)
+        return max(((board, board.rows[0]) for board in self.boards), key=lambda pair: pair[1].bounds[0])
 
     @property
     def models(self) -> list[tuple[str, float | None, float | None, float | None]]:
