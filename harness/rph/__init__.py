@@ -22,6 +22,7 @@ from rph.api import (
     Trial,
 )
 from rph.errors import RphError, UsageError
+from rph.holes import Holes
 from rph.hookspecs import API_VERSION, hookimpl
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "ExecutorCard",
     "ExecutorSpec",
     "File",
+    "Holes",
     "Labelled",
     "Queries",
     "Router",

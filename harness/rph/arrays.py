@@ -50,8 +50,8 @@ def level(Y: Floats) -> Float64:
     On a dense table the mean labels. Else a model may have been observed on the easy queries only, so that means do not
     compare: here query effects and model effects are fitted to the observed labels (least squares, of the solutions
     the one of minimal norm), and a model's level is its mean over all queries. One that was observed on n of the N
-    queries is drawn to the pool's mean level, by n / (n + 20 (1 - n / N)): a label or two make no best model. A complete
-    column has its observed mean itself; a model that was never observed has NaN.
+    queries is drawn to the pool's mean level, by n / (n + 20 (1 - n / N)), and counts by as much in that mean: a label or
+    two make no best model. A complete column has its observed mean itself; a model that was never observed has NaN.
     """
     seen = ~np.isnan(Y)
     labelled = np.asarray(seen.any(axis=1))
@@ -60,8 +60,9 @@ def level(Y: Floats) -> Float64:
     if (n == N).all() or N == 0:
         return means
     fitted = _effects(np.where(seen, Y, 0)[labelled].astype(np.float64), seen[labelled])
-    middle = float(fitted[n > 0].mean())
-    shrunk = middle + (fitted - middle) * n / (n + DRAWN * (1 - n / N))
+    known = n / (n + DRAWN * (1 - n / N))  # [K] 0 for no label, 1 for all
+    middle = float(known @ fitted / known.sum())
+    shrunk = middle + (fitted - middle) * known
     found: Float64 = np.where(n == N, means, np.where(n > 0, shrunk, np.nan))
     return found
 

@@ -151,7 +151,7 @@ def lower(labels: Any, weight: Any = None) -> Any:
     """
     earned = np.nan_to_num(labels) if isinstance(labels, np.ndarray) else torch.nan_to_num(labels)
     if weight is None:
-        return earned.mean(-1)
+        return earned.sum(-1) / earned.shape[-1]  # bit for bit nanmean; CUDA's mean multiplies by 1 / N
     return (earned * weight).sum(-1) / weight.sum(-1)
 
 

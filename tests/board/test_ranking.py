@@ -268,8 +268,15 @@ def test_aiq_spans_the_pools_costs():
 def test_without_prices_there_is_no_aiq():
     (board,) = boards(entries.entry(LABELS, ALWAYS_A))
     assert board.rows[0].aiq is None and board.pool_aiq is None
-    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(0.001, 0.002, NAN)))  # one price is unknown
+    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(NAN, NAN, NAN)))  # no price is known
     assert board.rows[0].aiq is None and board.pool_aiq is None
+
+
+def test_the_aiq_is_over_the_models_with_a_price():
+    (board,) = boards(entries.entry(LABELS, ALWAYS_A, costs=(0.001, 0.002, NAN)))
+    a, b = LABELS[:, :2].mean(axis=0)
+    assert board.rows[0].aiq == pytest.approx(a)  # a alone, from its own cost to that of b
+    assert board.pool_aiq == pytest.approx(max(a, (a + b) / 2))
 
 
 def test_a_control_world_splits_the_gap_to_the_oracle():

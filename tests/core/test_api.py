@@ -7,7 +7,7 @@ import pytest
 
 from rph import Labelled, Queries, RoutingDataset, Split
 from rph.api import variant_name
-from rph.arrays import model_means, observed_means, unit_rows
+from rph.arrays import unit_rows
 
 NAN = np.nan
 
@@ -68,13 +68,6 @@ def test_unit_rows_have_norm_one_zero_rows_stay_and_nothing_is_copied_needlessly
     assert X[0, 0] == 3
     queries = Queries(X=X, texts=["", "", ""])
     assert queries.unit is queries.unit and len(queries) == 3
-
-
-def test_model_means_skip_missing_labels_and_give_a_model_never_observed_the_others_mean():
-    Y = np.array([[1, NAN, NAN], [0, 1, NAN], [NAN, 1, NAN]], np.float32)
-    np.testing.assert_array_equal(observed_means(Y), [0.5, 1, NAN])
-    np.testing.assert_array_equal(model_means(Y), [0.5, 1, 0.75])
-    np.testing.assert_array_equal(model_means(np.full((2, 2), NAN, np.float32)), [0.5, 0.5])
 
 
 def test_observed_keeps_costs_and_texts_in_step():

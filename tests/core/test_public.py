@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rph
 import rph.testing
-from rph import arrays, hookspecs
+from rph import arrays, holes, hookspecs
 from rph.training import clusters, headrouter, heads, neighbours, states
 
 SURFACE = """
@@ -80,10 +80,18 @@ class File
   size: int | None = None
   sha256: str | None = None
   licence: str = ''
+class Holes
+  planned: bool = False
+  blocks: frozenset[Cell] = frozenset()
+  plan: Mapping[Cell, float] = dict()
+  settled: bool = False
 class Labelled(Queries)
   Y: Float32
   C: Float32 | None
   models: tuple[str, ...]
+  pool: NDArray[np.bool_] | None = None
+  weight: Float32 | None = None
+  mask: Mask
   observed: Labelled
 class Queries
   X: Float32
@@ -126,9 +134,15 @@ class RoutingDataset
   val: Split
   test: Split
   subset: str = ''
+  holes: Holes = Holes()
   def splits(self) -> Iterator[tuple[SplitName, Split]]
   has_costs: bool
-  prior: NDArray[np.float64]
+  level: NDArray[np.float64]
+  has_holes: bool
+  blocks: frozenset[Cell]
+  def mask(self, split: SplitName) -> Mask
+  best_single: int
+  def part(self, *, train: Split | None = None, val: Split | None = None, test: Split | None = None) -> RoutingDataset
   fingerprint: str
 class RphError(Exception)
   def __init__(self, what: str, *, why: str = '', fix: str = '') -> None
@@ -139,6 +153,8 @@ class Split
   labels: Float32
   costs: Float32 | None = None
   p_correct: Float32 | None = None
+  reasons: NDArray[np.uint8] | None = None
+  languages: Sequence[str] = ()
   def __len__(self) -> int
 class Trial
   variant: Any
@@ -203,6 +219,8 @@ class Validation
   X: Tensor
   Y: Tensor
   means: Tensor
+  pool: Tensor | None = None
+  weight: Tensor | None = None
   def accuracy(self, scores: Tensor) -> Tensor
 def bce_loss(outputs: Tensor, batch: Batch) -> Tensor
 def chance(seed: int, purpose: str, device: str | torch.device = 'cpu') -> torch.Generator
@@ -271,6 +289,7 @@ def load(path: Path) -> State
 def of_encoder(encoder: Encoder) -> State
 def save(path: Path, state: State) -> None
 # rph.arrays
+def level(Y: Floats) -> Float64
 def model_means(Y: Float32) -> Float32
 def observed_means(Y: Floats) -> Float64
 def to_device(array: NDArray[Any], device: str) -> Tensor
@@ -346,6 +365,10 @@ def surface():
 
 def test_the_public_surface_is_the_one_promised():
     assert surface() == SURFACE.strip(), "read docs/stability.md before you change SURFACE"
+
+
+def test_what_the_numbers_of_reasons_mean_stays():
+    assert holes.REASONS[:6] == ("", "planned", "failed", "empty", "cut", "unscored")  # new ones come after them
 
 
 def test_the_policy_names_the_api_version_in_force():

@@ -53,12 +53,37 @@ def test_an_unknown_price_stays_unknown(tmp_path):
     frames["train"]["cost/middle"] = np.nan
     manifest = export.read(exported.write(tmp_path, frames)[0]).manifest
     assert manifest.costs[1] is None and manifest.costs[0] == pytest.approx(0.001)
-    assert manifest.cost_scale is None
+    assert manifest.cost_scale == (manifest.costs[0], manifest.costs[2])  # of those that are known
+    assert manifest.unpriced == ("middle",)
 
 
 def test_without_costs_there_are_none(tmp_path):
     manifest = export.read(exported.write(tmp_path, toys.tables(costs=False))[0]).manifest
     assert manifest.costs == (None, None, None) and manifest.cost_scale is None
+
+
+def test_where_models_were_not_run_on_some_tasks_each_tasks_pool_is_told(tmp_path):
+    manifest = export.read(exported.write(tmp_path, exported.blocked())[0]).manifest
+    assert manifest.tasks == {"even": None, "odd": ("small", "middle")}
+    # Of its 30 labels large has the best mean, so that all 24 val queries go there, and half of them are odd.
+    assert manifest.leaves_pool == 0.5
+
+
+def test_where_all_models_were_run_on_all_tasks_no_route_leaves_its_pool(out):
+    manifest = export.read(out).manifest
+    assert manifest.tasks == {} and manifest.leaves_pool == 0
+
+
+def test_an_export_from_before_there_were_tasks_and_partial_prices_is_read(tmp_path):
+    frames = toys.tables()
+    frames["train"]["cost/middle"] = np.nan
+    out, _ = exported.write(tmp_path, frames)
+    content = json.loads((out / "router.json").read_text()) | {"cost_scale": None}
+    for name in ("checksum", "tasks", "leaves_pool"):
+        del content[name]
+    (out / "router.json").write_text(json.dumps({**content, "checksum": digest(content)}))
+    manifest = export.read(out).manifest
+    assert (manifest.cost_scale, manifest.tasks, manifest.leaves_pool) == (None, {}, None)
 
 
 def test_an_encoder_that_was_fitted_is_exported_with_what_it_learnt(tmp_path):
@@ -174,8 +199,16 @@ def test_a_changed_file_is_refused(out, damage, told):
         ({"costs": [1.0] * 11}, "costs has 11 values for 3 models"),
         ({"models": ["a"] * 3}, "names one twice"),
         ({"models": [], "prior": [], "costs": []}, "models is empty"),
-        ({"cost_scale": None}, "every cost is known"),
-        ({"costs": [1.0, None, 2.0]}, "every cost is known"),
+        ({"cost_scale": None}, "the least and the largest known cost"),
+        ({"cost_scale": [0.0, 1.0]}, "the least and the largest known cost"),
+        ({"costs": [1.0, None, 2.0]}, "the least and the largest known cost"),
+        ({"costs": [None] * 3}, "the least and the largest known cost"),
+        ({"tasks": {"odd": []}}, "the pool of task 'odd' is empty"),
+        (
+            {"tasks": {"odd": ["huge"]}},
+            "the pool of task 'odd' is empty or has a model that is not in models",
+        ),
+        ({"leaves_pool": 1.5}, "leaves_pool"),
         ({"prior": [0.5, 0.5, float("nan")]}, "finite"),
         ({"files": {}}, "files are none"),
         ({"files": {"router.safetensors": "0", "../x": "0"}}, "files are ../x"),

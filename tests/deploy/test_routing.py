@@ -62,20 +62,86 @@ def test_routes_are_those_of_the_stored_scores_at_every_lambda(tmp_path, router)
     )
     scale = utility.CostScale.fit(dataset.train.costs)
     for lam in utility.LAMBDAS:
-        wanted = utility.utility_route(P, scale, lam, dataset.prior)
+        wanted = utility.utility_route(P, scale, lam, dataset.level)
         routes = loaded.route(dataset.test.queries, lam)
         assert [one.model for one in routes] == [dataset.models[place] for place in wanted]
 
 
-def test_an_unknown_price_is_none_and_no_lambda_chooses_by_it(tmp_path):
+def test_a_model_without_a_price_is_chosen_at_lambda_0_alone(tmp_path):
     frames = toys.tables()
     frames["train"]["cost/large"] = np.nan
     out, found = exported.write(tmp_path, frames)
     loaded = rph.load(out, device="cpu", registry=found)
+    (routed,) = loaded.route(["number 4"])
+    assert (routed.model, routed.cost) == ("large", None)
+    # Of the other two small is better, .5 against 1/3, and cheaper.
+    for lam in (1e-9, 0.2, 1.0):
+        assert loaded.route(["number 4"], lam=lam)[0].model == "small"
+
+
+def test_an_export_from_before_partial_prices_chooses_among_the_priced_too(tmp_path):
+    frames = toys.tables()
+    frames["train"]["cost/large"] = np.nan
+    out, found = exported.write(tmp_path, frames)
+    rewritten(out, cost_scale=None)
+    loaded = rph.load(out, device="cpu", registry=found)
+    assert loaded.route(["number 4"], lam=0.2)[0].model == "small"
+
+
+def test_without_any_price_no_lambda_above_0_chooses(tmp_path):
+    out, found = exported.write(tmp_path, toys.tables(costs=False))
+    loaded = rph.load(out, device="cpu", registry=found)
     assert loaded.route(["number 4"])[0].cost is None
     with pytest.raises(UsageError, match="no prices to choose by") as told:
         loaded.route(["number 4"], lam=0.2)
-    assert told.value.why == "no price is known of large"
+    assert told.value.why == "no price is known of any model"
+
+
+# --- tasks --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blocked(tmp_path):
+    """Large was never run on the task odd; of its labels on even it has the best mean."""
+    out, found = exported.write(tmp_path, exported.blocked())
+    return rph.load(out, device="cpu", registry=found)
+
+
+def test_of_a_task_only_models_that_were_run_on_it_are_chosen(blocked):
+    models = {task: blocked.route(["number 4"], task=task)[0].model for task in (None, "", "even", "odd")}
+    assert models == {None: "large", "": "large", "even": "large", "odd": "small"}
+    assert blocked.route(["number 4"], task="odd")[0].scores.keys() == set(toys.MODELS)
+    # Scaled costs are 0, 1/9 and 1, P are .5 and 1/3 of the pool, and about .7 of large.
+    assert blocked.route(["number 4"], lam=0.05, task="odd")[0].model == "small"
+
+
+def test_where_all_models_were_run_on_all_tasks_any_task_will_do(loaded):
+    assert loaded.route(["number 4"], task="anything")[0].model == "large"
+
+
+def test_a_task_that_is_not_known_is_refused_where_tasks_have_pools(blocked):
+    with pytest.raises(UsageError, match="knows no task 'oddd'") as told:
+        blocked.route(["number 4"], task="oddd")
+    assert told.value.why == "did you mean 'odd'?"
+    with pytest.raises(UsageError, match="knows no task") as told:
+        blocked.route(["number 4"], task="x" * 1000)
+    assert told.value.why == "its tasks: even, odd" and len(told.value.what) < 200
+    for task in (1, ["odd"], b"odd"):
+        with pytest.raises(UsageError, match="not a text"):
+            blocked.route(["number 4"], task=task)
+
+
+def test_a_pool_without_a_price_is_told(tmp_path):
+    frames = exported.blocked()
+    for frame in frames.values():
+        frame[["cost/small", "cost/middle"]] = np.nan
+    out, found = exported.write(tmp_path, frames)
+    loaded = rph.load(out, device="cpu", registry=found)
+    assert loaded.route(["number 4"], lam=0.2)[0].model == "large"
+    assert loaded.route(["number 4"], task="odd")[0].model == "small"
+    with pytest.raises(UsageError, match="no prices to choose by") as told:
+        loaded.route(["number 4"], lam=0.2, task="odd")
+    assert told.value.why == "no price is known of any model that was run on task 'odd'"
 
 
 HUGE = pytest.param(10**400, id="400 digits")

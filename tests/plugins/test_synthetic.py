@@ -4,13 +4,15 @@ import time
 
 import numpy as np
 import pytest
-from rph_plugins.benchmarks.synthetic import DIFFICULTIES, TOPICS, load
+from rph_plugins.benchmarks.synthetic import ASKED, DIFFICULTIES, HOLES, TOPICS, load
 
 from rph import UsageError
 from rph.data.validity import check
+from rph.holes import REASONS, Holes, found_blocks
 from rph.registry import installed
 
 PINNED = "fe74bfbfef4dfc97f7211b8bcaa55afbc76547fbf6d82e599808a0873561ac53"
+THINNED = "9c4211930fd1e5429eeb6608ed1331714791ba586335f831e3b67d75e894fa26"  # its splits all thinned
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +34,26 @@ def tasks(dataset):
 
 def test_it_is_registered_under_its_name():
     plugin = installed().load("benchmark", "synthetic")
-    assert set(plugin.spec.options) == {"n", "k", "seed", "missing"}
+    assert set(plugin.spec.options) == {"n", "k", "seed", "missing", "missing_in", "holes"}
 
 
 def test_equal_options_give_equal_content_on_every_platform():
     assert load(n=200, k=5, seed=3).fingerprint == PINNED
+    assert load(n=200, k=5, seed=3, missing=0.3, missing_in="all").fingerprint == THINNED
 
 
 def test_every_option_changes_the_content():
-    fingerprints = {
-        load(n=200, **option).fingerprint for option in ({}, {"k": 5}, {"seed": 1}, {"missing": 0.2})
-    }
-    assert len(fingerprints) == 4
+    options = [{}, {"k": 5}, {"seed": 1}, {"missing": 0.2}, {"missing": 0.2, "missing_in": "all"}]
+    made = [load(n=200, **option) for option in [*options, *({"holes": kind} for kind in HOLES)]]
+    assert len({dataset.fingerprint for dataset in made}) == len({dataset.name for dataset in made}) == 8
 
 
 def test_the_default_world_has_the_plain_name_and_others_say_their_options():
     assert load().name == "synthetic"
     assert load(n=20, k=3).name == "synthetic-n20-k3-seed0"
-    assert load(n=200, missing=0.3).name == "synthetic-n200-k11-seed0-missing0.3"
+    assert load(n=200, missing=0.3).name == "synthetic-n200-k11-seed0-missing0.3-train"
+    assert load(n=200, missing=0.3, missing_in="all").name == "synthetic-n200-k11-seed0-missing0.3"
+    assert load(holes="block").name == "synthetic-n5000-k11-seed0-block"
 
 
 @pytest.mark.parametrize("n", [20, 33, 5000])
@@ -129,17 +133,100 @@ def test_more_queries_are_of_the_same_world():
     assert states(load(n=2000)) == states(load(n=4000))
 
 
-def test_the_share_of_missing_labels_is_as_asked_and_changes_nothing_else():
-    dense, sparse = load(n=2000), load(n=2000, missing=0.3)
+@pytest.mark.parametrize("where", ["train", "all"])
+def test_the_share_of_missing_labels_is_as_asked_and_changes_nothing_else(where):
+    dense, sparse = load(n=2000), load(n=2000, missing=0.3, missing_in=where)
+    for name, split in sparse.splits():
+        share = np.isnan(split.labels).mean()
+        assert 0.27 < share < 0.33 if where == "all" or name == "train" else share == 0
+    assert_same_world(sparse, dense)
+
+
+def assert_same_world(sparse, dense):
     gone = np.isnan(stack(sparse, "labels"))
-    assert 0.28 < gone.mean() < 0.32
-    assert all(np.isnan(split.labels).any() for _, split in sparse.splits())
     np.testing.assert_array_equal(stack(dense, "labels")[~gone], stack(sparse, "labels")[~gone])
-    np.testing.assert_array_equal(stack(dense, "p_correct"), stack(sparse, "p_correct"))
-    assert queries(dense) == queries(sparse)
+    for what in ("p_correct", "costs"):
+        np.testing.assert_array_equal(stack(dense, what), stack(sparse, what))
+    assert (queries(dense), tasks(dense)) == (queries(sparse), tasks(sparse))
 
 
-@pytest.mark.parametrize("options", [{"n": 19}, {"k": 1}, {"seed": -1}, {"missing": 1.0}, {"missing": -0.1}])
+@pytest.mark.parametrize("kind", HOLES)
+@pytest.mark.parametrize(("n", "k", "seed"), [(2000, 11, 0), (2000, 3, 1), (60, 5, 2)])
+def test_a_world_with_holes_is_that_without_them_less_some_labels(kind, n, k, seed):
+    sparse = load(n=n, k=k, seed=seed, holes=kind)
+    assert np.isnan(stack(sparse, "labels")).any()
+    assert_same_world(sparse, load(n=n, k=k, seed=seed))
+    check(sparse)
+
+
+@pytest.mark.parametrize("k", [3, 4, 11])
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_leave_two_models_to_a_topic_and_a_topic_to_a_model_and_can_be_found(k, seed):
+    dataset = load(n=3000, k=k, seed=seed, holes="block")
+    blocks = dataset.holes.blocks
+    assert blocks and found_blocks(dataset.train.tasks, dataset.models, dataset.train.labels) == blocks
+    for topic in set(tasks(dataset)):
+        assert sum((topic, model) not in blocks for model in dataset.models) >= 2
+    for model in dataset.models:
+        assert sum(model == blocked for _, blocked in blocks) < TOPICS
+    gone = [
+        [(task, model) in blocks for model in dataset.models] for task in tasks(dataset)
+    ]  # in all splits, and nothing else
+    np.testing.assert_array_equal(np.isnan(stack(dataset, "labels")), gone)
+
+
+def test_blocks_are_said_of_topics_that_have_a_query():
+    dataset = load(n=20, k=5, holes="block")
+    assert {task for task, _ in dataset.holes.blocks} <= set(tasks(dataset))
+
+
+def test_a_planned_world_says_the_shares_that_were_asked():
+    dataset = load(n=20_000, k=5, holes="planned")
+    assert dataset.holes == Holes(planned=True, plan=dataset.holes.plan)
+    topics, seen = np.array(tasks(dataset)), ~np.isnan(stack(dataset, "labels"))
+    assert len(dataset.holes.plan) == 5 * TOPICS
+    for (topic, model), share in dataset.holes.plan.items():
+        of_topic = seen[topics == topic, dataset.models.index(model)]
+        assert ASKED[0] <= share <= ASKED[1]
+        assert abs(of_topic.mean() - share) < 5 * 0.5 / np.sqrt(len(of_topic))
+
+
+def test_who_was_asked_says_nothing_of_the_answer(world):
+    """Within a topic and a model right and wrong answers are missing alike, so the weighted mean is that of all labels."""
+    dataset = load(n=20_000, holes="planned")
+    Y, weight = dataset.train.labels, dataset.mask("train").weight
+    weighted = (np.nan_to_num(Y) * weight).sum(axis=0) / weight.sum(axis=0)
+    np.testing.assert_allclose(
+        weighted, world.train.labels.mean(axis=0), atol=5 * 0.5 / np.sqrt(0.4 * 12_000)
+    )
+
+
+def test_calls_fail_where_the_answer_is_wrong_and_the_query_hard(world):
+    dataset = load(n=20_000, holes="failures")
+    assert dataset.holes == Holes() and dataset.blocks == frozenset()
+    Y, gone = stack(world, "labels"), np.isnan(stack(dataset, "labels"))
+    np.testing.assert_array_equal(stack(dataset, "reasons"), np.where(gone, REASONS.index("failed"), 0))
+    assert gone[Y == 0].mean() > 5 * gone[Y == 1].mean() > 0
+    hard = stack(world, "p_correct").mean(axis=1) < 0.5
+    for answer in (0, 1):
+        assert gone[hard][Y[hard] == answer].mean() > 1.5 * gone[~hard][Y[~hard] == answer].mean()
+    assert gone.mean(axis=0).max() > 2 * gone.mean(axis=0).min()  # some models are shakier
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n": 19},
+        {"k": 1},
+        {"seed": -1},
+        {"missing": 1.0},
+        {"missing": -0.1},
+        {"missing_in": "test"},
+        {"holes": "blocks"},
+        {"holes": "block", "missing": 0.1},
+        {"holes": "block", "k": 2},
+    ],
+)
 def test_options_that_make_no_world_are_refused_by_name(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         load(**options)

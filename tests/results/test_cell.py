@@ -60,7 +60,7 @@ def test_the_measurements_of_one_seed_by_hand():
     assert measured.coverage == pytest.approx(4 / 5)
     assert measured.selections == (2, 3)
     assert measured.hard_accuracy == 1.0 and measured.easy_accuracy == 1.0
-    assert measured.cost == pytest.approx((3 + 1 + 5 + 1) / 4)
+    assert measured.cost == pytest.approx((3 + 1 + 5 + 1 + 1) / 5)  # the last is unknown: b's train mean
     p = [0.9, 0.1, 0.2, 0.8, 0.5, 0.5, 0.3, 0.6, 0.1]
     y = [1, 0, 0, 1, 1, 1, 0, 0, 1]
     bce = -np.mean([math.log(q) if label else math.log(1 - q) for q, label in zip(p, y, strict=True)])
@@ -81,7 +81,7 @@ def test_a_router_without_probabilities_is_measured_through_one_sigmoid_and_keep
     assert measured.utility_native is not None
 
 
-def test_without_costs_or_with_an_unknown_price_there_is_no_utility():
+def test_without_costs_there_is_no_utility_and_a_model_without_a_price_is_in_no_pool_where_money_counts():
     free = RoutingDataset(
         name="d",
         models=("a", "b"),
@@ -92,7 +92,16 @@ def test_without_costs_or_with_an_unknown_price_there_is_no_utility():
     assert cell.measure(free, card(), SCORES).utility is None
     unknown = part("r", TRAIN.labels, [[3, NAN]] * 4)
     partly = RoutingDataset(name="d", models=("a", "b"), train=unknown, val=VAL, test=TEST)
-    assert cell.measure(partly, card(), SCORES).utility is None
+    priced = cell.measure(partly, card(), SCORES)
+    # b has no price: everything goes to a, right on 3 of 5, whose own mean is cheapest and dearest: cost decides nothing
+    assert priced.utility == pytest.approx({f"{lam:g}": (1 - lam) * 3 / 5 for lam in (0, 0.2, 0.5, 0.7, 0.9)})
+    assert priced.cost == pytest.approx((3 + 3 + 5 + 3 + 3) / 5)
+    assert [(point.accuracy, point.cost) for point in priced.curve] == [pytest.approx((0.6, 3.4))] * 21
+    assert priced.test_accuracy == pytest.approx(3 / 4)  # which reads no price
+    nothing = part("r", TRAIN.labels, [[NAN, NAN]] * 4)
+    unpriced = RoutingDataset(name="d", models=("a", "b"), train=nothing, val=VAL, test=TEST)
+    measured = cell.measure(unpriced, card(), SCORES)
+    assert (measured.utility, measured.curve, measured.cost) == (None, None, None)
 
 
 def test_the_summary_averages_over_seeds_and_knows_what_it_does_not_know():
@@ -118,7 +127,7 @@ def test_a_flat_map_leaves_the_accuracy_and_no_choice_by_price():
     assert measured.test_accuracy == pytest.approx(3 / 4)  # routes are those of the raw scores
     assert measured.utility == {"0": pytest.approx(3 / 4), "0.2": None, "0.5": None, "0.7": None, "0.9": None}
     first, *rest = measured.curve
-    assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1) / 4)
+    assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1 + 1) / 5)
     assert {(point.accuracy, point.cost) for point in rest} == {(None, None)}
     assert None not in measured.utility_native.values()
     assert measured.bce == pytest.approx(np.log(2))  # val has as many right as wrong
@@ -140,7 +149,7 @@ def test_the_curve_and_the_facts_of_each_model_by_hand():
     measured = cell.measure(DATA, card(), SCORES)
     first, last = measured.curve[0], measured.curve[-1]
     assert (first.lam, last.lam) == (0, 1)
-    assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1) / 4)
+    assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1 + 1) / 5)
     assert (
         last.accuracy == pytest.approx(2 / 4) and last.cost == 1
     )  # always b, on the four it was observed on

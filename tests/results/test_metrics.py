@@ -76,7 +76,7 @@ def test_accuracy_leaves_out_queries_whose_chosen_label_is_missing():
 def test_nothing_observed_is_none_and_not_zero():
     assert metrics.accuracy(np.array([0]), np.array([[NAN, 1.0]])) == Mean(None, 0.0, 0)
     assert metrics.accuracy(np.zeros(0, np.int64), np.zeros((0, 2))) == Mean(None, 0.0, 0)
-    for metric in (metrics.random, metrics.oracle, metrics.best_single_hindsight):
+    for metric in (metrics.random, metrics.oracle, lambda Y: metrics.best_single_hindsight(Y, PRIOR)):
         assert metric(np.full((2, 3), NAN)) == Mean(None, 0.0, 0)
 
 
@@ -85,10 +85,14 @@ def test_constant_is_the_mean_of_one_column():
     assert metrics.constant(1, Y) == Mean(0.5, 0.5, 2)
 
 
-def test_best_single_on_train_and_in_hindsight():
-    assert metrics.best_single_model(PRIOR) == 1
-    assert metrics.best_single_model(np.array([NAN, 0.2, 0.2])) == 1
-    assert metrics.best_single_hindsight(Y) == metrics.constant(0, Y)
+def test_best_single_in_hindsight_goes_by_the_labels_that_are_there():
+    # sums of labels over four queries, missing ones 0: 2, 1, 0
+    assert metrics.best_single_hindsight(Y, PRIOR) == metrics.constant(0, Y)
+    # one right of one is 1 of 3 at the least, two of three are more; the value is over what was observed
+    labels = np.array([[1, NAN], [1, NAN], [0, 1]])
+    assert metrics.best_single_hindsight(labels, np.array([0.2, 0.9])) == Mean(close(2 / 3), 1.0, 3)
+    # equal at the least: by level
+    assert metrics.best_single_hindsight(labels[1:], np.array([0.2, 0.9])) == Mean(1.0, 0.5, 1)
 
 
 def test_random_averages_the_observed_labels_of_each_query_first():
@@ -138,8 +142,22 @@ def test_one_call_may_be_dearer_than_the_dearest_mean_and_an_unknown_cost_stays_
     assert np.isnan(scaled[2])
 
 
-def test_one_unknown_price_leaves_no_scale():
-    assert CostScale.fit(np.array([[1, NAN], [2, NAN]])) is None
+def test_a_model_without_a_price_is_in_no_pool_where_money_counts():
+    scale = CostScale.fit(np.array([[1, NAN, 3], [2, NAN, 4]]))
+    assert (scale.low, scale.high, scale.priced.tolist()) == (1.5, 3.5, [True, False, True])
+    assert scale.pool(None).tolist() == [[True, False, True]]
+    pool = np.array([[True, True, False], [False, True, True]])
+    assert scale.pool(pool).tolist() == [[True, False, False], [False, False, True]]
+    assert SCALE.pool(None) is None and SCALE.pool(pool) is pool
+    # the model without a price has the best score, and is not taken, at 0 neither: U(0) is over the same pool
+    scores = np.array([[0.1, 0.9, 0.4], [0.2, 0.9, 0.1]])
+    assert utility.utility_route(scores, scale, 0.0, PRIOR).tolist() == [2, 0]
+    assert utility.utility_route(scores, scale, 1.0, PRIOR).tolist() == [0, 0]
+    assert utility.utility_route(scores, scale, 0.0, PRIOR, pool=pool).tolist() == [0, 2]
+    selector = np.array([[9.0, 0.0, 1.0], [NAN, 0.0, 9.0]])  # whoever is free, is not taken without a price
+    assert utility.utility_route(scores, scale, 1.0, PRIOR, selector_costs=selector).tolist() == [2, 0]
+    assert utility.utility_route(scores, None, 0.0, PRIOR).tolist() == [1, 1]
+    assert CostScale.fit(np.full((2, 2), NAN)) is None
 
 
 def test_equal_prices_cost_nothing_even_where_rounding_tells_them_apart():
@@ -177,10 +195,11 @@ def test_selector_costs_replace_the_means_in_choosing_only():
     assert result == Mean(close(((0 - 0.5 * 2) + (0 - 0.5 * 0)) / 2), 1.0, 2)
 
 
-def test_a_query_with_an_unknown_cost_at_the_chosen_model_is_left_out():
+def test_the_unknown_cost_of_a_chosen_call_is_its_models_train_mean():
     costs = COSTS.copy()
     costs[0, 0] = NAN
-    assert utility.utility(SCORES, LABELS, costs, SCALE, 0.5, PRIOR) == Mean(0.0, 0.5, 1)
+    # as in the test above, but that the call of query 0 costs its mean, 1 dollar: scaled 0, so it earns .5
+    assert utility.utility(SCORES, LABELS, costs, SCALE, 0.5, PRIOR) == Mean(close((0.5 + 0.0) / 2), 1.0, 2)
     assert utility.utility(SCORES, LABELS, costs, SCALE, 0.0, PRIOR).n == 2
 
 
@@ -203,8 +222,11 @@ def test_a_lambda_outside_the_unit_interval_is_refused(lam):
 
 
 def test_the_cost_of_a_route_is_in_dollars_per_query():
-    assert metrics.cost(np.array([0, 2]), COSTS) == Mean(3.5, 1.0, 2)
-    assert metrics.cost(np.array([0, 1]), np.array([[NAN, 1], [2, 3]])) == Mean(3.0, 0.5, 1)
+    means = np.array([4.0, NAN, 6.0])
+    assert metrics.cost(np.array([0, 2]), COSTS, means) == Mean(3.5, 1.0, 2)
+    unknown = np.array([[NAN, 1, 1], [2, NAN, 3]])  # the train mean where there is one, else left out
+    assert metrics.cost(np.array([0, 2]), unknown, means) == Mean(3.5, 1.0, 2)
+    assert metrics.cost(np.array([0, 1]), unknown, means) == Mean(4.0, 0.5, 1)
 
 
 # --- probabilities ----------------------------------------------------------------------------------
@@ -280,8 +302,8 @@ def row(correct, K, missing=()):
     return labels
 
 
-def kind(labels, top_model=0):
-    hard, easy = metrics.hard_easy(labels[None], top_model)
+def kind(labels, top_model=0, pool=None):
+    hard, easy = metrics.hard_easy(labels[None], labels[[top_model]], None if pool is None else pool[None])
     assert hard.dtype == easy.dtype == bool
     return {(True, False): "hard", (False, True): "easy", (False, False): "neither"}[hard[0], easy[0]]
 
@@ -316,6 +338,20 @@ def test_a_missing_label_of_the_top_model_is_not_a_wrong_answer():
     assert (
         kind(row(range(1, 10), 11, missing=[0])) == "easy"
     )  # more than eight: the top model decides nothing
+
+
+def test_models_out_of_the_pool_do_not_count():
+    pool = np.arange(20) < 4  # few means at most 8 of 20, or of 4
+    assert (
+        kind(row([1, 2], 20, missing=range(4, 20)), pool=pool) == "hard"
+    )  # without the pool 2 to 18 may be right
+    assert kind(row([1, 2], 20, missing=range(4, 20))) == "neither"
+    assert kind(row([0, 1], 20, missing=range(4, 20)), pool=pool) == "easy"
+    assert kind(row([1], 20, missing=range(4, 20)), pool=pool) == "hard"
+    assert kind(row([5], 20), pool=pool) == "neither"  # nobody in the pool solves it
+    # the pool decides what few is: 9 right are more than 8, the half of 16, and no more than 10, the half of 20
+    nine = row(range(1, 10), 20)
+    assert (kind(nine), kind(nine, pool=np.arange(20) < 16)) == ("hard", "easy")
 
 
 def test_a_label_of_one_half_counts_as_correct():
@@ -488,12 +524,12 @@ def test_random_is_at_most_the_oracle_on_the_same_queries(table):
 
 
 @given(tables())
-def test_no_constant_route_beats_the_best_single_in_hindsight(table):
-    labels, _, _ = table
-    best = metrics.best_single_hindsight(labels)
-    constants = [metrics.constant(model, labels).value for model in range(labels.shape[1])]
-    known = [value for value in constants if value is not None]
-    assert best.value == (close(max(known)) if known else None)
+def test_no_constant_route_has_a_better_lower_bound_than_the_best_single_in_hindsight(table):
+    labels, _, level = table
+    best = metrics.best_single_hindsight(labels, level)
+    lower = np.nan_to_num(labels).mean(axis=0)
+    tied = [metrics.constant(m, labels) for m in np.flatnonzero(lower > lower.max() - 1e-12)]
+    assert best in tied
 
 
 @given(tables())
@@ -533,7 +569,7 @@ def test_a_dearer_lambda_never_buys_a_dearer_route(table):
     bills = []
     for lam in utility.LAMBDAS:
         chosen = metrics.route((1 - lam) * scores - lam * scale.scaled(scale.mean), prior)
-        bills.append(metrics.cost(chosen, costs).value)
+        bills.append(metrics.cost(chosen, costs, scale.mean).value)
     assert all(later <= earlier for earlier, later in pairwise(bills))
 
 
@@ -569,7 +605,7 @@ def test_row_minmax_keeps_every_route(table):
 @given(tables(missing=False), st.integers(0, 5))
 def test_a_solvable_query_with_dense_labels_is_either_hard_or_easy(table, top):
     labels, _, _ = table
-    hard, easy = metrics.hard_easy(labels, top % labels.shape[1])
+    hard, easy = metrics.hard_easy(labels, labels[:, top % labels.shape[1]])
     assert ((hard | easy) == (labels >= 0.5).any(axis=1)).all()
     assert not (hard & easy).any()
 
@@ -578,12 +614,12 @@ def test_a_solvable_query_with_dense_labels_is_either_hard_or_easy(table, top):
 def test_a_query_is_hard_or_easy_where_every_completion_of_its_labels_is(table, top):
     labels, _, _ = table
     top %= labels.shape[1]
-    hard, easy = metrics.hard_easy(labels, top)
+    hard, easy = metrics.hard_easy(labels, labels[:, top])
     for i, query in enumerate(labels):
         missing = np.flatnonzero(np.isnan(query))
         completions = np.tile(query, (2 ** len(missing), 1))
         completions[:, missing] = list(itertools.product((0, 1), repeat=len(missing)))
-        all_hard, all_easy = (kind.all() for kind in metrics.hard_easy(completions, top))
+        all_hard, all_easy = (kind.all() for kind in metrics.hard_easy(completions, completions[:, top]))
         assert (hard[i], easy[i]) == (all_hard, all_easy)
 
 

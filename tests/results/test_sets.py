@@ -8,14 +8,15 @@ import pytest
 from rph import UsageError
 from rph.cli import tables
 from rph.engine import evaluate
+from rph.holes import DENSE
 from rph.study import identities
 
-PRIOR = np.array([0.0, 0.5, 1.0])  # means of train labels
+LEVEL = np.array([0.0, 0.5, 1.0])  # the models' levels on train
 
 
 def cell(router, scores, bench="b"):
     """Stands for a finished cell."""
-    dataset = SimpleNamespace(prior=PRIOR)
+    dataset = SimpleNamespace(level=LEVEL, mask=lambda split: DENSE)
     result = SimpleNamespace(bench=bench, encoder="e", router=router)
     scored = [np.asarray(scores, np.float32)]
     return evaluate.Finished(
@@ -42,7 +43,7 @@ def test_routers_that_route_alike_stand_together():
 
 
 def test_ties_are_routed_by_the_protocols_rule():
-    # equal scores go to the higher train mean, model 2: no disagreement with a router that says so
+    # equal scores go to the higher level, model 2: no disagreement with a router that says so
     (found,) = identities.identities([cell("tied", [[1, 1, 1]]), cell("third", [[0, 0, 1]])])
     assert found.disagreement[0, 1] == 0 and np.isnan(found.correlation[0, 1])
 

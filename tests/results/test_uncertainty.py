@@ -217,3 +217,99 @@ def test_a_router_that_is_much_better_is_told_apart():
     verdict = verdicts(observed, resample(outcomes, resamples=1000))
     assert verdict[2].tolist() == [1, 1, 0, 1, 1]
     assert verdict[:, 2].tolist() == [-1, -1, 0, -1, -1]
+
+
+# --- where labels are missing ------------------------------------------------------------------------
+
+
+def choices(labels, routes, weight=None):
+    labels = np.atleast_2d(labels).astype(np.float32)
+    return uncertainty.Choices(
+        low=np.nan_to_num(labels),
+        high=np.nan_to_num(labels, nan=1.0),
+        routes=np.atleast_2d(routes),
+        weight=None if weight is None else np.atleast_2d(weight).astype(np.float32),
+    )
+
+
+def board_with_holes(seed=0, n=120, planned=False):
+    """Three routers of 2, 1 and 3 seeds on labels [n, 4] of which a fifth is missing; and the labels as they truly are."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((n, 4)) < 0.6).astype(np.float32)
+    Y = np.where(rng.random((n, 4)) < 0.2, np.nan, truth)
+    weight = np.where(np.isnan(Y), 0, 1 / 0.8)
+    found, true = {}, {}
+    for name, seeds in (("a", 2), ("b", 1), ("c", 3)):
+        routes = np.minimum(rng.integers(0, 6, (seeds, n)), 3)  # half of all choices are the last model
+        rows = np.arange(n)
+        weights = np.stack([weight[rows, route] for route in routes]) if planned else None
+        found[name] = choices(np.stack([Y[rows, route] for route in routes]), routes, weights)
+        true[name] = np.stack([truth[rows, route] for route in routes])
+    return found, true
+
+
+def test_without_missing_labels_both_ends_are_what_the_plain_resamples_give():
+    _, true = board_with_holes()
+    full = {name: choices(labels, np.zeros(labels.shape, int)) for name, labels in true.items()}
+    assert not any(one.open for one in full.values())
+    plain = uncertainty.resample(true, resamples=300)
+    (bounded,) = uncertainty.resample_bounds([full], resamples=300)
+    np.testing.assert_allclose(bounded.low, plain, atol=1e-6)
+    np.testing.assert_allclose(bounded.high, plain, atol=1e-6)
+    np.testing.assert_allclose(bounded.least, plain[:, :, None] - plain[:, None], atol=1e-6)
+    np.testing.assert_allclose(bounded.most, bounded.least, atol=1e-6)
+    observed = np.array([labels.mean() for labels in true.values()])
+    np.testing.assert_array_equal(
+        uncertainty.verdicts_of_bounds(uncertainty.observed_bounds(full), bounded),
+        uncertainty.verdicts(observed, plain),
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ends_hold_the_truth_and_a_difference_is_of_the_queries_on_which_two_chose_apart(seed):
+    found, true = board_with_holes(seed)
+    ends = uncertainty.observed_bounds(found)
+    means = np.array([labels.mean(axis=1).mean() for labels in true.values()])
+    assert (ends.low[0] <= means).all() and (means <= ends.high[0]).all()
+    difference = means[:, None] - means
+    assert (ends.least[0] <= difference + 1e-9).all() and (difference <= ends.most[0] + 1e-9).all()
+    # Tighter than the ends of the two accuracies: what both chose is one label.
+    apart = ends.low[0][:, None] - ends.high[0][None]
+    off = ~np.eye(3, dtype=bool)
+    assert (ends.least[0] > apart)[off].all()
+
+
+def test_a_difference_by_hand():
+    nan = np.nan
+    # Query 0: apart. 1: the same choice, missing. 2: a's is missing. 3: b's is missing.
+    a = choices([1, nan, nan, 1], [0, 1, 2, 2])
+    b = choices([0, nan, 1, nan], [1, 1, 1, 1])
+    ends = uncertainty.observed_bounds({"a": a, "b": b})
+    assert ends.least[0, 0, 1] == pytest.approx((1 + 0 - 1 + 0) / 4)
+    assert ends.most[0, 0, 1] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    (drawn,) = uncertainty.resample_bounds([{"a": a, "b": a}], resamples=200)
+    assert np.abs(drawn.least[:, 0, 1]).max() < uncertainty.EQUAL  # the same choices: nothing parts them
+
+
+def test_what_was_not_asked_by_plan_is_in_no_mean():
+    found, _ = board_with_holes(planned=True)
+    ends = uncertainty.observed_bounds(found)
+    np.testing.assert_allclose(ends.low, ends.high, atol=1e-9)
+    for i, one in enumerate(found.values()):
+        by_hand = [np.average(low, weights=weight) for low, weight in zip(one.low, one.weight, strict=True)]
+        assert ends.low[0, i] == pytest.approx(np.mean(by_hand))
+
+
+def test_nobody_is_better_by_labels_that_are_missing():
+    n = 200
+    right, wrong = np.ones(n), np.zeros(n)
+    half = np.where(np.arange(n) % 2, np.nan, 1.0)
+    names = ("right", "wrong", "half")
+    board = dict(
+        zip(names, (choices(y, np.full(n, i)) for i, y in enumerate((right, wrong, half))), strict=True)
+    )
+    ends = uncertainty.observed_bounds(board)
+    (drawn,) = uncertainty.resample_bounds([board], resamples=500)
+    verdict = uncertainty.verdicts_of_bounds(ends, drawn)
+    # `half` is between 1/2 and 1: better than `wrong` whatever the labels are, perhaps as good as `right`.
+    np.testing.assert_array_equal(verdict, [[0, 1, 0], [-1, 0, -1], [0, 1, 0]])

@@ -151,7 +151,12 @@ def test_rows_added_in_order_have_the_same_sums():
 def test_cluster_means_by_hand():
     Y = np.array([[1, 0, NAN], [0, NAN, NAN], [1, 1, NAN], [1, 1, NAN]], np.float32)
     assignment = torch.tensor([0, 0, 1, 1])  # cluster 2 is empty
-    p = [0.75, 2 / 3, (0.75 + 2 / 3) / 2]  # the last was never run: the mean of the pool
+    # Where no label is, the levels stand in. The first is complete: its mean. The second was observed on three of the four
+    # queries, where it is 1/3 behind the first: 3/4 - 1/3 = 5/12, drawn to the pool's middle by 3 / (3 + 20 (1 - 3/4)),
+    # which is what it counts there.
+    middle = (0.75 + 3 / 8 * 5 / 12) / (1 + 3 / 8)
+    p = [0.75, middle + (5 / 12 - middle) * 3 / 8, 0]
+    p[2] = (p[0] + p[1]) / 2  # the last was never run: the mean of the others
     plain = cluster_means(Y, assignment, 3, shrinkage=0)
     assert plain == pytest.approx(np.array([[0.5, 0, p[2]], [1, 1, p[2]], p]))
     shrunk = cluster_means(Y, assignment, 3, shrinkage=2)

@@ -7,8 +7,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rph import RphError
+from rph.holes import Mask
+from rph.results import metrics
 from rph.training.heads import (
     Batch,
     Draw,
@@ -134,15 +138,66 @@ def test_ties_go_to_the_higher_train_mean_and_then_to_the_lower_index():
     assert route(outputs, torch.tensor([0.1, 0.7, 0.7, 0.9])).tolist() == [1, 3, 2, 3]
 
 
-def test_val_accuracy_leaves_out_queries_whose_routed_label_is_missing():
-    val = Validation(
-        X=torch.zeros(3, 1), Y=torch.tensor([[1.0, 0], [NAN, 1], [0, 1]]), means=torch.tensor([0.5, 0.4])
-    )
-    assert val.accuracy(torch.tensor([[2.0, 1], [2, 1], [2, 1]])) == 0.5
-    assert val.accuracy(torch.tensor([[1.0, 2], [2, 1], [1, 2]])) == 0.5
-    assert math.isnan(
-        Validation(X=val.X[1:2], Y=val.Y[1:2], means=val.means).accuracy(torch.tensor([[2.0, 1]]))
-    )
+FIRST, LAST = torch.tensor([[2.0, 1, 0]]).expand(3, 3), torch.tensor([[0.0, 1, 2]]).expand(3, 3)
+VAL_Y = torch.tensor([[1.0, 0, 1], [NAN, 1, 1], [0, 1, NAN]])
+
+
+def validation(**mask):
+    return Validation(X=torch.zeros(3, 1), Y=VAL_Y, means=torch.tensor([0.5, 0.4, 0.6]), **mask)
+
+
+def test_a_missing_label_of_a_routed_model_counts_0_on_val():
+    val = validation()
+    assert val.accuracy(FIRST).item() == pytest.approx(1 / 3)  # 1, missing, 0
+    assert val.accuracy(LAST).item() == pytest.approx(2 / 3)  # 1, 1, missing
+    assert val.accuracy(torch.stack([FIRST, LAST])).tolist() == pytest.approx([1 / 3, 2 / 3])  # a stack
+    # all the labels of what is routed to are missing, others are there: the worst there is, and not unknown
+    one = Validation(X=val.X[1:2], Y=VAL_Y[1:2], means=val.means)
+    assert one.accuracy(FIRST[:1]) == 0
+
+
+def test_without_any_val_label_the_accuracy_is_unknown():
+    blind = Validation(X=torch.zeros(3, 1), Y=torch.full((3, 3), NAN), means=torch.zeros(3))
+    assert blind.accuracy(torch.stack([FIRST, LAST])).isnan().tolist() == [True, True]
+    assert blind.accuracy(FIRST).dtype == torch.float32
+
+
+def test_val_accuracy_stays_in_the_pool():
+    pool = torch.tensor([[True, True, False], [False, True, True], [True, True, True]])
+    val = validation(pool=pool)
+    assert val.accuracy(FIRST).item() == pytest.approx((1 + 1 + 0) / 3)  # first, second, first
+    assert val.accuracy(LAST).item() == pytest.approx((0 + 1 + 0) / 3)  # second, third, third (missing)
+    flat = torch.zeros(3, 3)  # ties, by level: first, third, third
+    assert val.accuracy(flat).item() == pytest.approx((1 + 1 + 0) / 3)
+
+
+def test_val_accuracy_weighs_what_was_asked_by_plan():
+    weight = torch.tensor([[2.0, 1, 1], [0, 1, 1], [2, 1, 1]])
+    val = validation(weight=weight)
+    assert val.accuracy(FIRST).item() == pytest.approx((2 * 1 + 2 * 0) / 4)  # the second was not asked
+    assert val.accuracy(LAST).item() == pytest.approx(2 / 3)  # a label missing otherwise counts 0
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_heads_and_results_measure_val_alike(seed, with_pool, with_weight):
+    rng = np.random.default_rng(seed)
+    V, K = rng.integers(1, 30), rng.integers(1, 6)
+    Y = rng.choice([0.0, 1.0, 0.25, NAN], (V, K)).astype(np.float32)
+    Y[0, 0] = 1
+    scores, level = rng.integers(0, 3, (V, K)).astype(np.float32), rng.random(K).astype(np.float32)
+    pool = rng.random((V, K)) < 0.7 if with_pool else None
+    if with_pool:
+        pool[:, 0] = True
+    weight = rng.choice([0, 1, 4], (V, K)).astype(np.float32) if with_weight else None
+    found = Validation(
+        X=torch.zeros(V, 1),
+        Y=torch.tensor(Y),
+        means=torch.tensor(level),
+        pool=None if pool is None else torch.tensor(pool),
+        weight=None if weight is None else torch.tensor(weight),
+    ).accuracy(torch.tensor(scores))
+    bounds = metrics.accuracy_bounds(metrics.route(scores, level, pool), Y, Mask(pool, weight))
+    assert found.isnan() if bounds is None else found.item() == pytest.approx(bounds.low, abs=1e-6)
 
 
 def test_outputs_start_where_they_are_told_to_and_the_other_weights_are_the_same():

@@ -29,6 +29,7 @@ from rph.board.resamples import (
     span,
 )
 from rph.errors import UsageError
+from rph.holes import Bounds, bounds
 from rph.results import metrics, missing, uncertainty, utility
 from rph.results.cell import DIGITS, Method, Reference
 from rph.results.files import Entry
@@ -130,9 +131,9 @@ class Board:
 
 
 def _aiq(reference: Reference, points: Iterable[tuple[float | None, float | None]]) -> float | None:
-    """AIQ of points (cost, accuracy) over the range of the models' costs; None where a model's is unknown."""
+    """AIQ of points (cost, accuracy) over the range of the models' costs that are known; None where none is."""
     prices = [cost for cost in reference.model_cost or () if cost is not None]
-    if len(prices) < len(reference.model_accuracy):
+    if not prices:
         return None
     cost, accuracy = np.array(list(points), float).T  # None becomes NaN
     return utility.aiq(cost, accuracy, min(prices), max(prices))
@@ -302,8 +303,12 @@ def _gap_interval(
 def _fixed(entry: Entry, numbers: Numbers) -> tuple[Fixed, ...]:
     reference = entry.result.reference
     holes = missing.of(entry.result)
+    # A result from before there were blocks has every choice count 1.
+    floor = bounds(entry.queries.floor) if holes is None else holes.best_single
 
-    def row(name: str, accuracy: float | None, column: str = "", found: missing.Range | None = None) -> Fixed:
+    def row(
+        name: str, accuracy: float | None, column: str = "", found: Bounds | missing.Range | None = None
+    ) -> Fixed:
         known = span(numbers.ends[column]) if column in numbers.ends else None
         ends = None if found is None or not numbers.open else (found.low, found.high)
         return Fixed(name=name, accuracy=accuracy, interval=known, bounds=ends)
@@ -312,7 +317,7 @@ def _fixed(entry: Entry, numbers: Numbers) -> tuple[Fixed, ...]:
     if reference.bayes is not None:
         rows.append(row("Bayes", reference.bayes))
     name = f"best single: {reference.best_single_model}"
-    rows.append(row(name, reference.best_single, FLOOR, None if holes is None else holes.best_single))
+    rows.append(row(name, reference.best_single, FLOOR, floor))
     rows.append(row("random", reference.random))
     if holes is not None and holes.control is not None and numbers.open:
         rows.append(row("control: knows which labels are missing", holes.control.low, CONTROL, holes.control))

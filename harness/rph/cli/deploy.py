@@ -32,6 +32,7 @@ from rph.distribution import install
 from rph.errors import UsageError
 
 if TYPE_CHECKING:
+    from rph.deploy.export import Manifest
     from rph.deploy.routing import LoadedRouter
 
 SHOWN = 60  # characters of a query in a table
@@ -46,7 +47,7 @@ EncoderFiles = Annotated[
 
 
 class Notes:
-    """Tells the user of an export what there is to tell, on stderr."""
+    """Tells the user what there is to tell, on stderr."""
 
     def note(self, text: str) -> None:
         typer.echo(f"note: {text}", err=True)
@@ -129,6 +130,10 @@ def export(
             f"trained again, scores differ from the stored ones by at most {check.largest_difference:.2g}, and "
             f"{check.routes_changed} of {check.queries:,} val queries are routed otherwise"
         )
+    if manifest.cost_scale is not None and manifest.unpriced:
+        notes.note(f"no price is known of {', '.join(manifest.unpriced)}: above lambda 0 they are not chosen")
+    if manifest.tasks:
+        notes.note(_without_task(manifest))
     size = sum(file.stat().st_size for file in out.iterdir())
     if as_json:
         print_json({"folder": str(out), "bytes": size, **manifest.model_dump(mode="json")})
@@ -141,6 +146,9 @@ def route(
     router: Folder,
     query: Annotated[list[str] | None, typer.Argument(help="Queries; or --file, or stdin.")] = None,
     lam: Lambda = 0.0,
+    task: Annotated[
+        str | None, typer.Option(help="The queries' task: only models that were run on it are chosen.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a query per line.")] = None,
     device: Device = "auto",
     encoder: EncoderFiles = None,
@@ -154,7 +162,12 @@ def route(
     """
     queries = _queries(query, file)
     loaded = _loaded(router, device, encoder, plugin, strict_plugins)
-    routes = loaded.route(queries, lam)
+    routes = loaded.route(queries, lam, task=task)
+    notes = Notes()
+    if loaded.manifest.tasks and not task:
+        notes.note(_without_task(loaded.manifest))
+    if lam > 0 and (unpriced := loaded.manifest.unpriced):
+        notes.note(f"no price is known of {', '.join(unpriced)}: they are not chosen")
     if as_json:
         rows = [{"query": q, **dataclasses.asdict(one)} for q, one in zip(queries, routes, strict=True)]
         print_json(rows)
@@ -164,9 +177,7 @@ def route(
         text = re.sub(r"\s", " ", text)  # one row per query, and no more columns
         short = text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
         typer.echo(f"{one.model}\t{one.scores[one.model]:.4f}\t{cost}\t{short}")
-    typer.echo(
-        f"note: {len(queries):,} queries in {routes[0].seconds:.3f} s, reading the weights included", err=True
-    )
+    notes.note(f"{len(queries):,} queries in {routes[0].seconds:.3f} s, reading the weights included")
 
 
 @app.command()
@@ -226,6 +237,13 @@ def serve(
         typer.echo(f"rph serve: http://{shown}:{at.getsockname()[1]}", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(app, at)
+
+
+def _without_task(manifest: Manifest) -> str:
+    """What it means to name no task, where some models were not run on some tasks."""
+    share = manifest.leaves_pool
+    told = "" if share is None else f": of the val routes {share:.1%} do"
+    return f"where no task is given, a query may go to a model that was never run on its task{told}"
 
 
 def _loaded(

@@ -73,7 +73,7 @@ Results = Annotated[
 ]
 Prices = Annotated[
     list[str] | None,
-    typer.Option("--price", help="MODEL=USD per call, for a benchmark without costs; once per model."),
+    typer.Option("--price", help="MODEL=USD per call, for a model without known costs; repeatable."),
 ]
 
 

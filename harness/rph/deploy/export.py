@@ -15,10 +15,10 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from rph import __version__, disk
 from rph.api import EncoderCard, RouterSpec, Trial, variant_name, variant_with
@@ -108,11 +108,13 @@ class Manifest(Record):
     protocol: str
     device: str
     models: tuple[str, ...]
-    prior: tuple[FiniteFloat | None, ...]  # mean train label per model: breaks ties; None: never observed
+    # The models' levels on train (rph.arrays.level), which break ties; on a dense table their mean labels, as the name
+    # says, from before there were levels. None: never observed.
+    prior: tuple[FiniteFloat | None, ...]
     costs: tuple[FiniteFloat | None, ...]  # mean US dollars per call on train; None: unknown
     cost_scale: (
         tuple[FiniteFloat, FiniteFloat] | None
-    )  # what is scaled to 0 and to 1; None: a price is unknown
+    )  # what is scaled to 0 and to 1: the least and the largest known cost; None: none is known
     sigmoid: (
         tuple[FiniteFloat, FiniteFloat] | None
     )  # a, b of P = sigma(a score + b), fitted on val; None: scores are P
@@ -121,6 +123,16 @@ class Manifest(Record):
     licences: Licences
     check: Check
     files: dict[str, str]  # name -> sha256
+    # Where some models were never run on some tasks (rph.holes): every known task's pool; None: all models. Else empty.
+    tasks: dict[str, tuple[str, ...] | None] = Field(default_factory=dict)
+    # Share of the val routes at lambda 0 that lead out of their task's pool where no task is given; None: not counted, in
+    # an export from before there were tasks.
+    leaves_pool: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The models without a known price: above lambda 0 they are not chosen."""
+        return tuple(model for model, cost in zip(self.models, self.costs, strict=True) if cost is None)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -131,8 +143,14 @@ class Manifest(Record):
         for name, values in (("prior", self.prior), ("costs", self.costs)):
             if len(values) != K:
                 raise ValueError(f"{name} has {len(values)} values for {K} models")
-        if (self.cost_scale is None) != (None in self.costs):
-            raise ValueError("cost_scale is there where, and only where, every cost is known")
+        known = [cost for cost in self.costs if cost is not None]
+        scale = (min(known), max(known)) if known else None
+        # Exports from before some prices were enough have no scale where one is unknown.
+        if self.cost_scale != scale and (self.cost_scale is not None or None not in self.costs):
+            raise ValueError("cost_scale is not the least and the largest known cost")
+        for task, pool in self.tasks.items():
+            if pool is not None and not (pool and set(pool) <= set(self.models)):
+                raise ValueError(f"the pool of task {task!r} is empty or has a model that is not in models")
         if ROUTER not in self.files or not set(self.files) <= {ROUTER, ENCODER}:
             raise ValueError(
                 f"files are {', '.join(sorted(self.files)) or 'none'}; {ROUTER} is always one of them"
@@ -226,6 +244,8 @@ def export(
                 router=spec.card.licence or None,
             ),
             check=check,
+            tasks=_pools(dataset),
+            leaves_pool=_leaving(found, dataset),
             files={name: disk.sha256_file(temporary / name) for name in files},
         )
         content = manifest.model_dump(mode="json")
@@ -347,6 +367,25 @@ def _encoder_state(built: resolve.BuiltEncoder, dataset: RoutingDataset, val: Qu
             fix="evaluate and export on the same kind of machine",
         )
     return states.of_encoder(encoder)
+
+
+def _pools(dataset: RoutingDataset) -> dict[str, tuple[str, ...] | None]:
+    """Every task's pool, None: all models; nothing where all tasks have all models."""
+    every = sorted({task for _, split in dataset.splits() for task in split.tasks} - {""})
+    pools: dict[str, tuple[str, ...] | None] = {}
+    for task in every:
+        pool = tuple(model for model in dataset.models if (task, model) not in dataset.blocks)
+        pools[task] = None if len(pool) == len(dataset.models) else pool
+    return pools if any(pools.values()) else {}
+
+
+def _leaving(scores: Float32, dataset: RoutingDataset) -> float:
+    """The share of the val queries that scores [V, K] send out of their pool where all models may be chosen."""
+    pool = dataset.mask("val").pool
+    if pool is None:
+        return 0.0
+    route = metrics.route(scores, dataset.level)
+    return float((~pool[np.arange(len(route)), route]).mean())
 
 
 def _known(values: NDArray[np.float64]) -> tuple[float | None, ...]:

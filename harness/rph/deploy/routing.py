@@ -8,6 +8,7 @@ for routed in router.route(["What is 2 + 2?"], lam=0.2):
 from __future__ import annotations
 
 import contextlib
+import difflib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rph.api import Encoder, Float32, Router
+
+
+SHOWN = 100  # characters of a task that is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +78,8 @@ class LoadedRouter:
         self._encoder, self._card = _encoder(exported, plugins, encoder)
         self._turn = threading.Lock()  # a plugin need not stand two threads
         manifest = exported.manifest
-        self._prior = np.array([np.nan if p is None else p for p in manifest.prior])
-        self._scale: utility.CostScale | None = None
-        if manifest.cost_scale is not None:
-            low, high = manifest.cost_scale
-            self._scale = utility.CostScale(np.array(manifest.costs, np.float64), low, high)
+        self._level = np.array(manifest.prior, np.float64)  # None becomes NaN
+        self._scale = utility.CostScale.fit(np.array([manifest.costs], np.float64))
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -90,15 +91,18 @@ class LoadedRouter:
         """Whether a score estimates P(correct)."""
         return self.manifest.sigmoid is None
 
-    def route(self, queries: Sequence[str], lam: float = 0.0) -> list[Routed]:
+    def route(self, queries: Sequence[str], lam: float = 0.0, *, task: str | None = None) -> list[Routed]:
         """The chosen model of each query, by the utility at `lam` in [0, 1]: 0 is quality alone, 1 price alone.
 
-        Raises UsageError where `lam` is not in [0, 1], or above 0 and a model's price is unknown or P(correct) is.
+        Only models that were run on the queries' `task` are chosen; without one (None, or "" as in tables) all may be.
+        Above 0 only those with a known price are. Raises UsageError where `lam` is not in [0, 1], or above 0 and no price
+        or no P(correct) is known; and for a task that the benchmark does not have, where its tasks have pools of their
+        own: a misspelt one must not let in the models that its pool keeps out.
         """
         start = time.perf_counter()
-        self.check(lam)
+        self.check(lam, task)
         scores = self.scores(queries)
-        return self.chosen(scores, lam, time.perf_counter() - start)
+        return self.chosen(scores, lam, time.perf_counter() - start, task)
 
     def scores(self, queries: Sequence[str]) -> Float32:
         """The router's scores [N, K] of N texts."""
@@ -133,8 +137,8 @@ class LoadedRouter:
                 fix="report it to their authors",
             ) from error
 
-    def check(self, lam: float) -> None:
-        """UsageError where this router cannot choose at `lam`."""
+    def check(self, lam: float, task: str | None = None) -> None:
+        """UsageError where this router cannot choose at `lam` for queries of `task`."""
         try:
             inside, shown = bool(0 <= lam <= 1), f"{lam:g}"
         except (TypeError, ValueError, OverflowError):  # no number, or one that no float holds
@@ -147,19 +151,21 @@ class LoadedRouter:
                 why="on the benchmark's val split, no rising map of its scores to P(correct) was better than a constant",
                 fix="use lambda 0, or export another router or seed",
             )
-        if lam > 0 and self._scale is None:
-            unknown = [m for m, cost in zip(self.models, self.manifest.costs, strict=True) if cost is None]
+        pool = self._pool(task)
+        priced = None if self._scale is None else self._scale.pool(pool)
+        if lam > 0 and (self._scale is None or (priced is not None and not priced.any())):
+            whose = "any model" if pool is None else f"any model that was run on task {task!r}"
             raise UsageError(
                 f"lambda is {lam:g}, and there are no prices to choose by",
-                why=f"no price is known of {', '.join(unknown)}",
-                fix="use lambda 0, or evaluate and export with --price MODEL=USD for every model",
+                why=f"no price is known of {whose}",
+                fix="use lambda 0, or evaluate and export with --price MODEL=USD",
             )
 
-    def chosen(self, scores: Float32, lam: float, seconds: float) -> list[Routed]:
+    def chosen(self, scores: Float32, lam: float, seconds: float, task: str | None = None) -> list[Routed]:
         """Scores [N, K] and the time they took, as routes at `lam`: the choice itself costs next to nothing."""
-        self.check(lam)
+        self.check(lam, task)
         found = []
-        for row, place in zip(scores.tolist(), self._choice(scores, lam).tolist(), strict=True):
+        for row, place in zip(scores.tolist(), self._choice(scores, lam, task).tolist(), strict=True):
             found.append(
                 Routed(
                     model=self.models[place],
@@ -170,15 +176,33 @@ class LoadedRouter:
             )
         return found
 
-    def _choice(self, scores: Float32, lam: float) -> NDArray[np.int64]:
+    def _pool(self, task: str | None) -> NDArray[np.bool_] | None:
+        """[1, K] the models that were run on a task; None: all. UsageError for a task that is not among those known."""
+        if task is not None and not isinstance(task, str):
+            raise UsageError(f"a task is of type {type(task).__name__}, not a text", fix="give it as a str")
+        tasks = self.manifest.tasks
+        if not task or not tasks:
+            return None
+        if task not in tasks:
+            close = difflib.get_close_matches(task, tasks, n=1)
+            raise UsageError(
+                f"this router knows no task {task[:SHOWN]!r}",
+                why=f"did you mean {close[0]!r}?" if close else f"its tasks: {', '.join(tasks)}",
+                fix="give one of its tasks, or none: then every model may be chosen",
+            )
+        pool = tasks[task]
+        return None if pool is None else np.isin(self.models, pool)[None]
+
+    def _choice(self, scores: Float32, lam: float, task: str | None) -> NDArray[np.int64]:
         """The places [N] of the chosen models. As results are measured: above lambda 0 by P(correct) and price."""
+        pool = self._pool(task)
         if lam == 0:
-            return metrics.route(scores, self._prior)
+            return metrics.route(scores, self._level, pool)
         if self.manifest.sigmoid is None:
             P: Any = np.clip(scores, 0, 1)
         else:
             P = probabilities.apply_sigmoid(scores, *self.manifest.sigmoid)
-        return utility.utility_route(P, self._scale, lam, self._prior)
+        return utility.utility_route(P, self._scale, lam, self._level, pool=pool)
 
 
 def _router(exported: Exported, plugins: Registry, device: str) -> Router:

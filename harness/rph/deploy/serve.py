@@ -1,6 +1,6 @@
 """`rph serve`: an exported router over HTTP. Needs the extra `serve`.
 
-- `POST /route` {"queries": [...], "lam": 0.2}: where each query goes;
+- `POST /route` {"queries": [...], "lam": 0.2, "task": "..."}: where each query goes;
 - `POST /v1/chat/completions`: OpenAI's form; the last user message is routed, and the request is passed on;
 - `GET /healthz`, `GET /metrics` (Prometheus).
 
@@ -69,6 +69,7 @@ class RouteRequest(BaseModel):
 
     queries: Annotated[list[str], Field(min_length=1, max_length=MOST)]
     lam: float | None = None  # None: the server's
+    task: str | None = None  # of all queries; None: every model may be chosen
 
 
 # --- the application --------------------------------------------------------------------------------
@@ -104,10 +105,10 @@ def application(
     async def route(request: RouteRequest) -> dict[str, Any]:
         """Where each query goes."""
         at = lam if request.lam is None else request.lam
-        router.check(at)
+        router.check(at, request.task)
         start = time.perf_counter()
         scores = await together.scores(request.queries)
-        routes = router.chosen(scores, at, time.perf_counter() - start)
+        routes = router.chosen(scores, at, time.perf_counter() - start, request.task)
         measured.routed(one.model for one in routes)
         return {"lam": at, "routes": [asdict(one) for one in routes]}
 

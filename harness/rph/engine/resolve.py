@@ -227,21 +227,37 @@ def _sees_cuda() -> bool:
 
 
 def with_prices(dataset: RoutingDataset, prices: dict[str, float]) -> RoutingDataset:
-    """A benchmark without costs, with one price per model and call given by the user."""
-    if not prices or dataset.has_costs:
+    """The benchmark with a price per call, in US dollars, of models whose costs are unknown: the user's.
+
+    A model has a known price where any of its costs on train is known (rph.results.utility.CostScale). Those without one
+    that get none here stay out of what cost and utility are over. Raises UsageError for a model that is not in the pool,
+    and for one whose price is known: what its calls cost was measured, and is not overruled.
+    """
+    if not prices:
         return dataset
-    unknown = sorted(set(prices) - set(dataset.models))
-    missing = [model for model in dataset.models if model not in prices]
-    if unknown or missing:
-        raise UsageError(
-            f"the prices given do not fit the pool of {dataset.name!r}",
-            why=f"unknown models: {', '.join(unknown) or 'none'}; models without a price: {', '.join(missing) or 'none'}",
-            fix="give --price MODEL=USD once for every model of the pool",
-        )
-    row = np.array([prices[model] for model in dataset.models], np.float32)
+    by_place = np.full(len(dataset.models), np.nan, np.float32)
+    for model, price in prices.items():
+        if model not in dataset.models:
+            close = difflib.get_close_matches(model, dataset.models, n=1)
+            raise UsageError(
+                f"--price {model}: {dataset.name!r} has no such model",
+                why=f"did you mean {close[0]!r}?" if close else f"its models: {', '.join(dataset.models)}",
+                fix="give prices for models of the pool; where pools differ, run one benchmark after the other",
+            )
+        by_place[dataset.models.index(model)] = price
+    if dataset.train.costs is not None:
+        unpriced = np.isnan(dataset.train.costs).all(axis=0)
+        if (twice := ~unpriced & ~np.isnan(by_place)).any():
+            names = ", ".join(np.array(dataset.models)[unpriced])
+            raise UsageError(
+                f"--price {dataset.models[twice.argmax()]}: {dataset.name!r} has the costs of this model",
+                why="they were measured call by call, and a price does not overrule them",
+                fix=f"leave it out; models without a price: {names or 'none'}",
+            )
 
     def priced(split: Split) -> Split:
-        return dataclasses.replace(split, costs=np.tile(row, (len(split), 1)))
+        costs = np.full(split.labels.shape, np.nan, np.float32) if split.costs is None else split.costs
+        return dataclasses.replace(split, costs=np.where(np.isnan(costs), by_place, costs))
 
     return dataclasses.replace(
         dataset, train=priced(dataset.train), val=priced(dataset.val), test=priced(dataset.test)

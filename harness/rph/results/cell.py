@@ -25,7 +25,7 @@ from rph.holes import chosen
 from rph.results import metrics
 from rph.results.outcomes import Scored
 from rph.results.probabilities import apply_sigmoid, base_rate_bce, bce, ece, fit_sigmoid, row_minmax
-from rph.results.utility import CURVE, LAMBDAS, CostScale, gap_recovered, utility_route
+from rph.results.utility import CURVE, LAMBDAS, CostScale, gap_recovered, spent
 from rph.results.utility import utility as realised_utility
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Measured(Record):
     ece: float | None
     hard_accuracy: float | None
     easy_accuracy: float | None
-    cost: float | None  # mean US dollars per query of the chosen models
+    cost: float | None  # mean US dollars per query of the models chosen at lambda 0 among those with a price
     utility: Utilities | None  # None: the benchmark has no costs
     utility_native: Utilities | None  # of scores that are no probabilities, scaled to [0, 1] per query
     curve: tuple[Point, ...] | None  # accuracy against cost; None: no costs
@@ -378,7 +378,10 @@ def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array)
 
 
 class Pay:
-    """Utility and curve of one seed's raw scores [N, K] on test: at lambda = 0 by these, above by weighed ones."""
+    """Utility and curve of one seed's raw scores [N, K] on test: at lambda = 0 by these, above by weighed ones.
+
+    All of it is over the models with a known price, at lambda = 0 too: else a point of the curve would be of other models.
+    """
 
     def __init__(self, dataset: RoutingDataset, raw: Array, realised_selector: bool) -> None:
         self.dataset, self.raw, self.mask = dataset, raw, dataset.mask("test")
@@ -415,16 +418,11 @@ class Pay:
             if scores is None:
                 points.append(Point(lam=lam, accuracy=None, cost=None))
                 continue
-            route = utility_route(
-                scores, scale, lam, self.dataset.level, pool=self.mask.pool, selector_costs=self.selector
-            )
-            points.append(
-                Point(
-                    lam=lam,
-                    accuracy=metrics.accuracy(route, test.labels, self.mask).value,
-                    cost=metrics.cost(route, test.costs, scale.mean).value,
-                )
-            )
+            found = spent(
+                scores, test.labels, test.costs, scale, lam, self.dataset.level,
+                mask=self.mask, selector_costs=self.selector,
+            )  # fmt: skip
+            points.append(Point(lam=lam, accuracy=found.accuracy.value, cost=found.cost.value))
         return tuple(points)
 
 

@@ -281,21 +281,33 @@ class Exchange(NamedTuple):
     signed_change: float | None  # |mean of Y_a - Y_b| where they disagree: what is left once wins cancel out
 
 
-def exchange(route_a: Int64, labels_a: Floats, route_b: Int64, labels_b: Floats) -> Exchange:
-    """Do two routers exchange errors, or is one better? All [N]: their routes, and the labels of what they chose.
+def exchange(
+    route_a: Int64,
+    labels_a: Floats,
+    route_b: Int64,
+    labels_b: Floats,
+    *,
+    weight_a: Floats | None = None,
+    weight_b: Floats | None = None,
+) -> Exchange:
+    """Do two routers exchange errors, or is one better? All [N]: their routes, the labels of what they chose, their weights.
 
-    A query where either label is missing counts in the disagreement alone. With dense labels the accuracy gap is the
-    disagreement times the signed change.
+    Where they chose alike the difference is 0, whether or not the label is known. Where they did not and either label is
+    missing, the query counts in the disagreement alone. With dense labels the accuracy gap is the disagreement times the
+    signed change.
 
     >>> routes, labels = np.array([0, 0, 0, 1]), np.array([1.0, 0.0, 1.0, 1.0])
     >>> exchange(routes, labels, np.array([0, 1, 1, 0]), np.array([1.0, 1.0, 0.0, 0.0]))[:3]
     (0.75, 0.25, 1.0)
     """
     apart = route_a != route_b
-    difference = labels_a.astype(np.float64) - labels_b.astype(np.float64)
-    exchanged = difference[apart]
-    gap, change = mean_of(difference).value, mean_of(np.abs(exchanged)).value
-    signed = mean_of(exchanged).value
+    difference = np.where(apart, labels_a.astype(np.float64) - labels_b.astype(np.float64), 0)
+    weight = None
+    if weight_a is not None and weight_b is not None:  # both labels must have been asked
+        weight = np.where(apart, weight_a.astype(np.float64) * weight_b, 1)
+    exchanged, of_them = difference[apart], None if weight is None else weight[apart]
+    gap, change = mean_of(difference, weight).value, mean_of(np.abs(exchanged), of_them).value
+    signed = mean_of(exchanged, of_them).value
     return Exchange(
         disagreement(route_a, route_b),
         None if gap is None else abs(gap),

@@ -20,7 +20,7 @@ from rph.results.utility import CostScale
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rph.api import RoutingDataset
+    from rph.api import RoutingDataset, SplitName
 
     Arrays = Mapping[str, NDArray[Any]]
     Float64 = NDArray[np.float64]
@@ -147,11 +147,11 @@ def difference(a: Line, b: Line) -> Range | None:
     if not a.weight.any() or not b.weight.any():
         return None
     of_a, of_b = a.weight / a.weight.sum(), b.weight / b.weight.sum()
-    same = a.route == b.route  # a missing label of both is one label
+    same = a.route == b.route  # a missing label of both is one label, of which each has its own share
 
     def least(one: Float64, share: Float64, other: Float64, other_share: Float64) -> float:
-        low = np.nan_to_num(one)
-        high = np.where(np.isnan(other), np.where(same, 0, 1), other)
+        low = np.where(np.isnan(one), same & (share < other_share), one)
+        high = np.where(np.isnan(other), np.where(same, low, 1), other)
         return float((share * low - other_share * high).sum())
 
     return Range(low=least(a.labels, of_a, b.labels, of_b), high=-least(b.labels, of_b, a.labels, of_a))
@@ -231,6 +231,7 @@ class Prices(Record):
     """A pool of which some models have no price: cost and utility are of the others alone, for floor and oracle too."""
 
     unpriced: tuple[str, ...]
+    queries: int  # test queries in whose pool a model has a price: the others count in none of these
     best_single_model: str  # of the models with a price
     best_single: float | None
     oracle: float | None
@@ -241,20 +242,56 @@ def make_prices(dataset: RoutingDataset, arrays: Arrays) -> Prices | None:
     scale = None if dataset.train.costs is None else CostScale.fit(dataset.train.costs)
     if scale is None or scale.priced.all():
         return None
-    train, test = (
-        Mask(
-            np.ones(split.labels.shape, bool) & scale.priced & (True if mask.pool is None else mask.pool),
-            mask.weight,
-        )
-        for mask, split in ((dataset.mask("train"), dataset.train), (dataset.mask("test"), dataset.test))
-    )
-    Y, level = dataset.test.labels, dataset.level
-    best = best_policy(dataset.train.labels, level, train)
+    models, level = np.array(dataset.models)[scale.priced], dataset.level[scale.priced]
+    Y, mask = _of_models(dataset, "train", scale.priced)
+    best = best_policy(Y, level, mask)
+    Y, mask = _of_models(dataset, "test", scale.priced)
     return Prices(
         unpriced=tuple(m for m, known in zip(dataset.models, scale.priced, strict=True) if not known),
-        best_single_model=dataset.models[best],
-        best_single=metrics.accuracy(policy(best, level, test.pool, len(Y)), Y, test).value,
-        oracle=metrics.oracle(Y, test).value,
+        queries=len(Y),
+        best_single_model=str(models[best]),
+        best_single=metrics.accuracy(policy(best, level, mask.pool, len(Y)), Y, mask).value,
+        oracle=metrics.oracle(Y, mask).value,
+    )
+
+
+def _of_models(
+    dataset: RoutingDataset, split: SplitName, kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], Mask]:
+    """Labels and mask of some models, for the queries that have one of them in their pool."""
+    mask, Y = dataset.mask(split), getattr(dataset, split).labels
+    queries = np.full(len(Y), True) if mask.pool is None else (mask.pool & kept).any(axis=1)
+    cells = np.ix_(queries, kept)
+    return Y[cells], Mask(
+        None if mask.pool is None else mask.pool[cells],
+        None if mask.weight is None else mask.weight[cells],
+    )
+
+
+def without_utility(result: CellResult) -> str | None:
+    """Why a result has no utility at all, as `no costs`; None: it has one."""
+    if result.utility is not None:
+        return None
+    costs = result.reference.model_cost or (None,) * len(result.models)
+    unknown = [model for model, cost in zip(result.models, costs, strict=True) if cost is None]
+    if len(unknown) == len(costs):
+        return "no costs"
+    return f"no price is known of {', '.join(unknown)}" if unknown else "no cost is known on train"
+
+
+def priced_pool(result: CellResult) -> str | None:
+    """What cost and utility are over, where some models have no price; None: they are over all models."""
+    if PRICES not in result.blocks:
+        return None
+    found = Prices.model_validate(result.blocks[PRICES])
+    best, oracle = (
+        "n/a" if value is None else f"{100 * value:.2f} %" for value in (found.best_single, found.oracle)
+    )
+    queries = f" on {found.queries} of {result.n_test} queries" if found.queries < result.n_test else ""
+    return (
+        f"No price is known of {', '.join(found.unpriced)}: cost, utility and cost curves are of choices among the other"
+        f" {len(result.models) - len(found.unpriced)} models{queries}, of which the best single is"
+        f" {found.best_single_model}, {best}; oracle {oracle}."
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rph.errors import UsageError
+from rph.results import missing
 from rph.results.cell import DIGITS, CellResult, Reference
 from rph.results.files import Entry
 
@@ -158,6 +159,7 @@ def encoder_notes(group: Group) -> list[str]:
     if lacking:
         counts = ", ".join(f"{router} {n}" for router, n in sorted(lacking.items()))
         notes.append(f"{group.name}: not comparable, a mean over fewer encoders: {counts}.")
+    notes += [f"{group.name}: {note}" for note in missing.notes(group.entries[0].result)]
     if group.subset:
         notes.append(f"{group.name} is a subset: {group.subset}.")
     return notes

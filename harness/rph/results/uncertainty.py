@@ -40,6 +40,7 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 SEED = 2606_07587
 BLOCK = 100  # resamples that a thread draws at once: their weights are BLOCK x N float32
+ROUNDING = 1e-12  # of sums of labels and weights in float64
 EQUAL = 1e-6  # accuracies closer than this are the same: sums in float32 differ by less, other routes by more
 
 
@@ -218,7 +219,7 @@ class _Sums:
                 pairs.append((a, b))
                 columns.append(alike)
         self.pairs = np.array(pairs, np.int64).reshape(-1, 2)
-        self.alike = np.array(columns).reshape(-1, len(self.queries)).T  # [queries, pairs]
+        self.alike = np.array(columns).reshape(len(pairs), len(self.queries)).T  # [queries, pairs]
 
     def of(self, drawn: Floats, seed_weights: Sequence[Float64]) -> Bounded:
         """For draws of the queries [B, N] and of the seeds, [B, S] of each router."""
@@ -243,7 +244,7 @@ class _Sums:
         with np.errstate(invalid="ignore"):
             once /= counts[:, None]  # by the weights of the column that is taken off
         least = mean_low[:, :, None] - mean_high[:, None] + routers @ once @ routers.swapaxes(1, 2)
-        least[:, np.arange(R), np.arange(R)] = 0
+        least[np.abs(least) < ROUNDING] = 0  # the same choices throughout
         return Bounded(low=mean_low, high=mean_high, least=least)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rph.arrays import observed_means
 from rph.holes import DENSE, Mask, chosen, preference
 from rph.lazy import np
-from rph.results.metrics import Mean, accuracy, cost_of, mean_of, route
+from rph.results.metrics import Mean, cost_of, mean_of, route
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,8 @@ CURVE = tuple(step / 20 for step in range(21))  # the lambdas of an accuracy-cos
 class CostScale:
     """How US dollars become the scaled cost of the utility: min-max over the pool of the train-split means.
 
-    A model without any known price is in no pool where money counts: for router, floor and oracle alike.
+    A model without any known price is in no pool where money counts: for router, floor and oracle alike. A query in whose
+    pool no model has one is left out.
     """
 
     mean: Float64  # [K] mean train cost per model, US dollars: what is known before a call; NaN: no price is known
@@ -54,6 +55,14 @@ class CostScale:
         if self.priced.all():
             return pool
         return self.priced[None] if pool is None else pool & self.priced
+
+    def payable(self, pool: Bool | None) -> Bool | None:
+        """[N] the queries in whose pool [N, K] (None: all models) a model has a price; None: all of them."""
+        inside = self.pool(pool)
+        if inside is None:
+            return None
+        found: Bool = np.asarray(inside.any(axis=1))
+        return None if found.all() else found
 
     def scaled(self, costs: Floats) -> Float64:
         """US dollars -> scaled cost: 0 at the cheapest model's mean, 1 at the dearest's; NaN stays NaN.
@@ -87,16 +96,49 @@ def utility(
     earning (of the train mean, where that is unknown). `selector_costs [N, K]` replace the train means in choosing: a
     router's own predictions, or, an oracle leak, the realised costs; where one is NaN the train mean stands in.
 
-    A query whose chosen label is missing is left out. At lam = 0 this is the accuracy, and costs are not read. At
-    lam > 0 without prices (`costs` or `scale` is None) nothing is observed: the value is None.
+    A query whose chosen label is missing is left out. At lam = 0 this is the accuracy of choosing among the models with a
+    price, all of them where there is no scale; how dear they are is not read. At lam > 0 without prices (`costs` or `scale`
+    is None) nothing is observed: the value is None.
     """
     if 0 < lam <= 1 and (costs is None or scale is None):
         return Mean(None, 0.0, 0)
     route = utility_route(scores, scale, lam, level, pool=mask.pool, selector_costs=selector_costs)
-    if lam == 0 or costs is None or scale is None:
-        return accuracy(route, Y, mask)
-    earned = (1 - lam) * chosen(Y, route) - lam * scale.scaled(cost_of(route, costs, scale.mean))
-    return mean_of(earned, chosen(mask.weight, route))
+    earned = chosen(Y, route)
+    if lam > 0 and costs is not None and scale is not None:
+        earned = (1 - lam) * earned - lam * scale.scaled(cost_of(route, costs, scale.mean))
+    return mean_of(_paid(earned, scale, mask.pool), chosen(mask.weight, route))
+
+
+class Spent(NamedTuple):
+    """What the choices at one lambda get and cost."""
+
+    accuracy: Mean
+    cost: Mean  # US dollars per query
+
+
+def spent(
+    scores: Floats,
+    Y: Floats,
+    costs: Floats,
+    scale: CostScale,
+    lam: float,
+    level: Floats,
+    *,
+    mask: Mask = DENSE,
+    selector_costs: Floats | None = None,
+) -> Spent:
+    """Accuracy and cost of routing as `utility` does at `lam`: a point of the accuracy-cost curve."""
+    route = utility_route(scores, scale, lam, level, pool=mask.pool, selector_costs=selector_costs)
+    labels, dollars = (
+        _paid(values, scale, mask.pool) for values in (chosen(Y, route), cost_of(route, costs, scale.mean))
+    )
+    return Spent(mean_of(labels, chosen(mask.weight, route)), mean_of(dollars))
+
+
+def _paid(values: Float64, scale: CostScale | None, pool: Bool | None) -> Float64:
+    """The values [N] of what was chosen, NaN for the queries of which no model could be paid."""
+    kept = None if scale is None else scale.payable(pool)
+    return values if kept is None else np.where(kept, values, np.nan)
 
 
 def utility_route(
@@ -108,9 +150,11 @@ def utility_route(
     pool: Bool | None = None,
     selector_costs: Floats | None = None,
 ) -> Int64:
-    """The model [N] that `utility` chooses at `lam` in [0, 1], of the `pool` [N, K] and with a price.
+    """The model [N] that `utility` chooses at `lam` in [0, 1], of those with a price in the `pool` [N, K].
 
-    At lam = 0 `route`, and no price is read. Raises ValueError beyond [0, 1], and at lam > 0 without a scale.
+    At lam = 0 the best score decides, and no price is read but for its being there. Where the pool has no such model,
+    which one is returned means nothing (`CostScale.payable`). Raises ValueError beyond [0, 1], and at lam > 0 without a
+    scale.
     """
     if not 0 <= lam <= 1:
         raise ValueError(f"lambda is {lam}, not in [0, 1]")

@@ -317,7 +317,14 @@ def _exchanges(group: Group) -> Exchanges:
 def _pair(group: Group, a: str, b: str) -> Pair | None:
     of_b = {entry.result.encoder: entry.queries for entry in group.of(b)}
     found = [
-        metrics.exchange(one.routes[0], one.labels[0], other.routes[0], other.labels[0])
+        metrics.exchange(
+            one.routes[0],
+            one.labels[0],
+            other.routes[0],
+            other.labels[0],
+            weight_a=one.blocks["holes/weight"][0] if "holes/weight" in one.blocks else None,
+            weight_b=other.blocks["holes/weight"][0] if "holes/weight" in other.blocks else None,
+        )
         for one, other in ((e.queries, of_b.get(e.result.encoder)) for e in group.of(a))
         if other is not None
     ]

@@ -129,7 +129,8 @@ def accuracy_cost(plane: Plane) -> Drawing:
         caption=f"{plane.name}: test accuracy of routers (dots, means over encoders) and single models (diamonds), against "
         f"{'cost' if priced else 'their places, as the benchmark has no costs'}. The red band reaches "
         f"{100 * plateau.NEAR:g} points below the best router; the green line is the oracle."
-        + (f" Not shown: {unknown}, of unknown accuracy or cost." if unknown else ""),
+        + (f" Not shown: {unknown}, of unknown accuracy or cost." if unknown else "")
+        + "".join(f" {over}" for over in plane.over),
         figure=figure,
     )
 
@@ -296,7 +297,7 @@ def frontier(board: Board) -> Drawing:
     if not models or not points:
         return Drawing(
             name=name,
-            caption=f"{board.bench} has no costs, or not of every model: there is no accuracy to draw against cost.",
+            caption=f"{board.bench} has no costs: there is no accuracy to draw against cost.",
             figure=None,
         )
     figure, (ax,) = panel_grid(1, columns=1, height=3.8)

@@ -11,10 +11,10 @@ import numpy as np
 from rph.errors import UsageError
 from rph.results.cell import CellResult, utility_unknown
 from rph.results.files import Entry
+from rph.results.missing import PRICES, Prices, priced_pool, without_utility
 from rph.results.sets import (
     Average,
     Group,
-    accuracies,
     average,
     averages,
     encoder_notes,
@@ -71,17 +71,30 @@ def utility_sheets(entries: Sequence[Entry]) -> list[Sheet]:
     if not found:
         raise UsageError(
             "no result has a utility",
-            why=f"{', '.join(group.name for group in groups(entries))}: no costs",
-            fix="give --bench a benchmark with costs, or run `rph eval` with a --price for each model",
+            why="; ".join(f"{group.name}: {_why_none(group)}" for group in groups(entries)),
+            fix="give --bench a benchmark with costs, or run `rph eval` with --price MODEL=USD",
         )
     notes = {group.name: [*encoder_notes(group), *_unknown(group)] for group in groups(entries)}
     return [_utility_sheet(one, notes[one.name]) for one in found]
 
 
+def _why_none(group: Group) -> str:
+    found = (without_utility(entry.result) for entry in group.entries)
+    return next((why for why in found if why is not None), "no test label of the chosen models was observed")
+
+
 def _unknown(group: Group) -> Iterator[str]:
+    yield from _over(group)
     for entry in group.entries:
         if why := utility_unknown(entry.result):
             yield f"{entry.result.router} x {entry.result.encoder}: {why}."
+
+
+def _over(group: Group) -> Iterator[str]:
+    """What cost and utility are over, where some models have no price."""
+    yield from dict.fromkeys(
+        over for entry in group.entries if (over := priced_pool(entry.result)) is not None
+    )
 
 
 def _utility_sheet(found: Utilities, notes: Sequence[str]) -> Sheet:
@@ -132,11 +145,13 @@ class Plane:
     models: tuple[Spot, ...]  # as constant routes, in the order of the pool
     band: tuple[float, float] | None  # the plateau: from NEAR below the best router up to it
     oracle: float | None
+    over: tuple[str, ...] = ()  # where some models have no price: what all of this is over
 
 
 def planes(entries: Sequence[Entry]) -> list[Plane]:
     """Routing accuracy at lambda = 0 against normalised cost: the paper's Fig. 1, one per group.
 
+    Where some models have no price, a router's accuracy is that of its choices among the others, as its cost is.
     The paper defines neither axis nor band. Here a cost is scaled min-max over the pool's mean test costs, and the
     plateau reaches NEAR below the best router, which is what Sec. 4.2 calls near the ceiling.
     """
@@ -146,7 +161,7 @@ def planes(entries: Sequence[Entry]) -> list[Plane]:
 def _plane(group: Group) -> Plane:
     reference = group.reference
     scale = _pool_scale(reference.model_cost)
-    accuracy, cost = accuracies(group), averages(group, lambda result: result.cost)
+    accuracy, cost = averages(group, _accuracy_for_money), averages(group, lambda result: result.cost)
     best = next(iter(accuracy.values())).mean
     models = group.entries[0].result.models
     prices = reference.model_cost or (None,) * len(models)
@@ -161,8 +176,22 @@ def _plane(group: Group) -> Plane:
             for model, known, price in zip(models, reference.model_accuracy, prices, strict=True)
         ),
         band=None if best is None else (best - NEAR, best),
-        oracle=reference.oracle,
+        oracle=_oracle_for_money(group.entries[0].result),
+        over=tuple(_over(group)),
     )
+
+
+def _accuracy_for_money(result: CellResult) -> float | None:
+    """Accuracy at lambda = 0 of the choices that the cost is of."""
+    if PRICES in result.blocks and result.utility is not None:
+        return result.utility["0"]
+    return result.test_accuracy_mean
+
+
+def _oracle_for_money(result: CellResult) -> float | None:
+    if PRICES in result.blocks:
+        return Prices.model_validate(result.blocks[PRICES]).oracle
+    return result.oracle
 
 
 def _pool_scale(model_cost: tuple[float | None, ...] | None) -> CostScale | None:
@@ -216,5 +245,6 @@ def _plane_sheet(plane: Plane) -> Sheet:
         (
             f"On the plateau: at most {100 * NEAR:g} points below the best router. Oracle: {oracle}.",
             "Normalised cost: 0 is the cheapest model's mean test cost, 1 the dearest's.",
+            *plane.over,
         ),
     )

@@ -87,8 +87,7 @@ class Data:
 
     def _validation(self, X: Tensor) -> Validation:
         pool, weight = (
-            None if table is None else to_device(table, self.device)
-            for table in (self.val.pool, self.val.weight)
+            None if table is None else to_device(table, self.device) for table in self.val.mask
         )
         return Validation(
             X=X,

@@ -81,13 +81,18 @@ class Validation:
     pool: Tensor | None = None  # [V, K] which models may be chosen; None: all
     weight: Tensor | None = None  # [V, K] what each choice counts; None: each 1
 
+    @cached_property
+    def _unlabelled(self) -> bool:
+        """Whether val has no label at all."""
+        return bool(self.Y.isnan().all())
+
     def accuracy(self, scores: Tensor) -> Tensor:
         """scores [..., V, K] -> [...]: mean label of the routed models, as variants are chosen (rph.holes.lower).
 
         NaN where val has no label at all.
         """
-        if bool(self.Y.isnan().all()):
-            return torch.full(scores.shape[:-2], torch.nan)
+        if self._unlabelled:
+            return self.Y.new_full(scores.shape[:-2], torch.nan)
         chosen = route(scores, self.means, self.pool)[..., None]
         labels, weight = (
             None if table is None else table.expand(scores.shape).gather(-1, chosen)[..., 0]
