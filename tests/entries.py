@@ -7,7 +7,7 @@ import numpy as np
 from rph import RouterCard, RoutingDataset, Split
 from rph.distribution import OURS
 from rph.holes import Holes
-from rph.results import blocks, cell, files, missing
+from rph.results import blocks, cell, files, findings, missing
 from rph.results.files import Entry
 from rph.results.outcomes import Scored
 
@@ -78,7 +78,12 @@ def entry(
     reference = cell.reference(dataset)
     accuracies = [one.test_accuracy for one in measured]
     queries = files.per_query(dataset, seeds, routes)
-    known = blocks.make(dataset, queries.arrays())
+    made = {
+        name: block.make(dataset, queries.arrays())
+        for name, block in blocks.KNOWN.items()
+        if name != findings.NAME  # of texts, which are all the same here
+    }
+    known = {name: record for name, record in made.items() if record is not None}
     fields = {
         "bench": bench,
         "subset": subset,

@@ -7,7 +7,7 @@ reader would get wrong:
   `prompts_id`, and the texts are compared without either.
 - Scores are fractions by an LLM judge: label = score >= threshold. A missing score stays missing.
 - Input tokens are not published: they are estimated from the length of `templated_prompt`.
-- The release has no split; ours is `published.split_rows`, by the sha256 of the query.
+- The release has no split; ours is `published.split_rows`, by the sha256 of the query in normal form.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rph.api import SplitName
 
-VERSION = 1  # of the conversion: raised when its result changes
+VERSION = 2  # of the conversion: raised when its result changes
 THRESHOLD = 0.5
 BUDGET = 4000
 BUDGETS = (10, 20, 30, 40, 50, 80, 100, 150, 200, 300, 500, 800, 1200, 2000, 4000)  # those of all ten models
@@ -194,7 +194,7 @@ CARD = BenchmarkCard(
     paper=COUNTS,
     costs=True,
     label_rule=f"published correctness_score >= {THRESHOLD:g} (option threshold); a missing score is no label",
-    split_rule="60/10/30: by sha256 of the query, cut at int(.6 n) and int(.7 n), equal queries together",
+    split_rule="60/10/30: by sha256 of the query in normal form, cut at int(.6 n) and int(.7 n), equal queries together",
     files=files(BUDGET),
     notes=(
         "The release has no split; this one has the counts of Table 8 of arXiv:2606.07587, whose rows are not published.",

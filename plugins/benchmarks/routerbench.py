@@ -6,7 +6,7 @@ as data (`rph.data.unpickle`) and converted once. What a reader would get wrong:
 - The cost columns stand in another order than the score columns; they are paired by model name.
 - A prompt is the text of a Python list of turns; the turns are joined by a blank line. Anything else stays as it is.
 - Some scores are fractions (GSM8K, MT-Bench): label = score >= threshold. A missing score stays missing.
-- The release has no split; ours is `published.split_rows`, by the sha256 of the decoded prompt.
+- The release has no split; ours is `published.split_rows`, by the sha256 of the decoded prompt in normal form.
 - A file with another number of rows than the full release is a subset, and is named as one.
 """
 
@@ -25,7 +25,7 @@ from rph.lazy import np
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1  # of the conversion: raised when its result changes
+VERSION = 2  # of the conversion: raised when its result changes
 THRESHOLD = 0.5
 REVISION = "784021482c3f320c6619ed4b3bb3b41a21424fcb"
 LICENCE = "none stated on the data card: not redistributed"
@@ -187,7 +187,7 @@ CARD = BenchmarkCard(
     paper={"train": 21_898, "val": 3_649, "test": 10_950},
     costs=True,
     label_rule=f"published score >= {THRESHOLD:g} (option threshold); a missing score is no label",
-    split_rule="60/10/30: by sha256 of the decoded prompt, cut at int(.6 n) and int(.7 n), equal prompts together",
+    split_rule="60/10/30: by sha256 of the decoded prompt in normal form, cut at int(.6 n) and int(.7 n), equal prompts together",
     files=(FILES[0], FILES[5]),
     notes=(
         "The release has no split; this one has the counts of Table 8 of arXiv:2606.07587, whose rows are not published.",

@@ -10,8 +10,9 @@ from tests import entries
 
 from rph.board import ranking
 from rph.board.sheets import board_sheet, overall_sheet, unranked_sheet
+from rph.data.checking import Check, Finding
 from rph.errors import UsageError
-from rph.results import utility
+from rph.results import findings, utility
 
 NAN = np.nan
 N = 400
@@ -385,6 +386,18 @@ def test_two_releases_under_one_name_are_two_columns():
 
 
 # --- as a table ---------------------------------------------------------------------------------------
+
+
+def test_what_was_found_in_a_benchmark_stands_on_its_board_once():
+    leak = Finding(kind="leak", what="texts in two splits", count=2, examples=("x",), fix="mend it")
+    content = {"data": findings.record(Check(findings=(leak,))).model_dump(mode="json")}
+    (board,) = boards(
+        entries.entry(LABELS, ALWAYS_A, router="a", blocks=content),
+        entries.entry(LABELS, ALWAYS_B, router="b", blocks=content),
+        entries.entry(LABELS, ORACLE, router="from before the checks"),
+    )
+    assert board_sheet(board).notes[0] == "Data: texts in two splits: 2, the first: x."
+    assert [note for note in board_sheet(board).notes if "Data:" in note] == [board_sheet(board).notes[0]]
 
 
 def test_the_table_of_a_board():

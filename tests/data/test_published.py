@@ -52,6 +52,13 @@ def test_rows_stand_in_the_order_of_the_hash_of_their_text():
     assert (len(train), len(val), len(test)) == (30, 5, 15)
 
 
+def test_texts_equal_in_normal_form_go_to_one_split():
+    queries = [f"query {i}" for i in range(48)]
+    for again in (" QUERY\t7\n", "Query  7"):
+        (split,) = (rows for rows in split_rows([*queries, again]) if 48 in rows)
+        assert 7 in split
+
+
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=300))
 def test_equal_texts_never_straddle_two_splits_and_no_row_is_lost(numbers):
     queries = [str(number) for number in numbers]

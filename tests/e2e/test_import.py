@@ -93,6 +93,24 @@ def test_a_publishers_folder_becomes_one_of_ours_with_its_citation_and_label_rul
     assert (head["source"], head["citation"], head["labels"]) == (bench, card["citation"], card["label_rule"])
 
 
+def test_an_import_tells_what_is_found_in_the_table(rph, tmp_path):
+    path = tmp_path / "results.csv"
+    rows = [
+        f"{s} {i},question {i if s != 'val' else i + 10},{model},{(i + m) % 2},{s}"
+        for s, n in (("train", 12), ("val", 4), ("test", 6))
+        for i in range(n)
+        for m, model in enumerate(("small", "large", "Large"))
+    ]
+    path.write_text("\n".join(["id,query,model,correct,split", *rows]))
+    code, output, _ = rph("data", "import", path, "--out", tmp_path / "out")
+    notes = [line.removeprefix("note").strip() for line in output.splitlines() if line.startswith("note")]
+    assert code == 0 and notes == [
+        "queries whose text is also in an earlier split, under another id: 8, the first: val 'val 0' is train 'train 10'",
+        "pairs of models whose labels have a correlation of 0.95 or more: 1, the first: 'small' and 'Large' (1.00)",
+        "models whose names differ only in blanks, case or Unicode form: 1, the first: 'large' and 'Large'",
+    ]
+
+
 def test_a_folder_that_exists_is_never_written_over(rph, results, tmp_path):
     (tmp_path / "out").mkdir()
     code, _, error = rph("data", "import", *results, "--out", tmp_path / "out")

@@ -267,6 +267,21 @@ def test_without_costs_there_is_no_utility_unless_prices_are_given(world):
     assert outcome.exit_code == 2
 
 
+def test_what_is_found_in_a_benchmark_is_told_and_stands_in_the_result(world):
+    (clean,) = world.evaluate(SMOKE).results
+    assert clean.blocks == {} and world.report.notes == []
+    frames = toys.tables()
+    frames["test"].loc[:4, "query"] = frames["train"].loc[:4, "query"]
+    bench = toys.write_bench(world.folder / "leaking", frames, name="leaking")
+    (result,) = world.evaluate(SMOKE, bench=bench).results
+    (finding,) = result.blocks["data"]["findings"]
+    assert (finding["kind"], finding["count"]) == ("leak", 5)
+    (note,) = world.report.notes
+    assert note.startswith("leaking: queries whose text is also in an earlier split")
+    (again,) = world.evaluate(SMOKE, bench=bench).results  # as it was kept
+    assert again == result and world.report.notes == [note]
+
+
 def test_damaged_scores_are_said_and_trained_again(world):
     (first,) = world.evaluate().results
     fits = len(world.lines("fit"))

@@ -264,7 +264,7 @@ def test_the_real_rows(real_data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = load(shots=5, path=str(real_data / "routerbench"))
-    assert dataset.name == "routerbench-5shot-subset-3178-6b4e25a2"
+    assert dataset.name == "routerbench-5shot-subset-3178-efcc91f8"
     assert [len(split) for _, split in dataset.splits()] == [1906, 318, 954]
     labels = np.vstack([split.labels for _, split in dataset.splits()])
     costs = np.vstack([split.costs for _, split in dataset.splits()])

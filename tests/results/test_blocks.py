@@ -116,7 +116,7 @@ NESTS = st.recursive(
     max_leaves=20,
 )
 NAMES = st.from_regex(blocks.BLOCK_NAME, fullmatch=True).filter(
-    lambda name: name not in CellResult.model_fields
+    lambda name: name not in CellResult.model_fields and name not in blocks.KNOWN
 )
 NUMBERS = (
     hnp.boolean_dtypes() | hnp.integer_dtypes() | hnp.unsigned_integer_dtypes() | hnp.floating_dtypes(sizes=(16, 32, 64))

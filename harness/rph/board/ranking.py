@@ -19,6 +19,7 @@ from rph.board.resamples import (
     CONTROL,
     FLOOR,
     ORACLE,
+    PER_TASK,
     Against,
     Interval,
     Numbers,
@@ -30,7 +31,7 @@ from rph.board.resamples import (
 )
 from rph.errors import UsageError
 from rph.holes import Bounds, bounds
-from rph.results import metrics, missing, uncertainty, utility
+from rph.results import metrics, missing, tasks, uncertainty, utility
 from rph.results.cell import DIGITS, Method, Reference
 from rph.results.files import Entry
 from rph.results.sets import in_average
@@ -64,6 +65,12 @@ class Row:
     def bounds(self) -> Interval:
         """It with the missing labels of what was chosen counted 0, by which it is ranked, and counted 1."""
         return bounds_of(self.entry)
+
+    @property
+    def beyond_tasks(self) -> float | None:
+        """Share of the gap between the best model per task, chosen on train, and the oracle; None where it is unknown."""
+        found = tasks.of(self.entry.result)
+        return None if found is None else found.gap_closed
 
     @property
     def top_share(self) -> float:
@@ -113,9 +120,8 @@ class Board:
     subset: str  # not empty: the benchmark's rows are not its full release
     encoder: str
     rows: tuple[Row, ...]
-    fixed: tuple[
-        Fixed, ...
-    ]  # oracle, Bayes where it is known, best single, random; control where labels are missing
+    # Oracle, Bayes where it is known, best single, best per task where tasks are, random; control where labels are missing.
+    fixed: tuple[Fixed, ...]
     reference: Reference
     open: bool  # labels of what was chosen are missing, or count by a plan
     telling: bool  # which labels are missing says something of the answers: who knows it beats the best single model
@@ -216,6 +222,9 @@ def _check(group: Sequence[Entry]) -> None:
             "the oracle's labels": np.array_equal(entry.queries.best, first.queries.best, equal_nan=True),
             "the best single model's labels": np.array_equal(
                 entry.queries.floor, first.queries.floor, equal_nan=True
+            ),
+            "the tasks": np.array_equal(
+                entry.queries.blocks.get("tasks/task", 0), first.queries.blocks.get("tasks/task", 0)
             ),
             "the pools and missing labels": np.array_equal(
                 entry.queries.blocks.get("holes/cells", 0), first.queries.blocks.get("holes/cells", 0)
@@ -318,6 +327,10 @@ def _fixed(entry: Entry, numbers: Numbers) -> tuple[Fixed, ...]:
         rows.append(row("Bayes", reference.bayes))
     name = f"best single: {reference.best_single_model}"
     rows.append(row(name, reference.best_single, FLOOR, floor))
+    if (of_tasks := tasks.of(entry.result)) is not None:
+        known = of_tasks.best_per_task
+        ends = None if known.low is None or known.high is None else Bounds(known.low, known.high)
+        rows.append(row(tasks.ROW, known.value, PER_TASK, ends))
     rows.append(row("random", reference.random))
     if holes is not None and holes.control is not None and numbers.open:
         rows.append(row("control: knows which labels are missing", holes.control.low, CONTROL, holes.control))

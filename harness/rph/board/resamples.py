@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rph.results import missing, uncertainty
+from rph.results import missing, tasks, uncertainty
 from rph.results.cell import DIGITS
 from rph.results.files import Entry
 
 # Beside the routers in a resample; no router can be named so.
-FLOOR, ORACLE, CONTROL = "\0best single", "\0oracle", "\0control"
+FLOOR, ORACLE, PER_TASK, CONTROL = "\0best single", "\0oracle", "\0per task", "\0control"
 NOBODY = 1 << 16  # a route of none of the models, which are numbered below
 Interval = tuple[float, float]  # at uncertainty.LEVEL, 95 %
 Against = Literal["better", "worse", "too close to call", "depends on missing labels"]
@@ -51,6 +51,8 @@ def _outcomes(group: Sequence[Entry]) -> Outcomes:
             high=np.where(np.isnan(top), 1, top)[None].astype(np.float32),
             routes=nobody,
         )
+    if (line := tasks.line(q.arrays())) is not None:
+        found[PER_TASK] = _choices(line.labels, line.route, line.weight)
     if "holes/control" in blocks:
         mine = {name: blocks[f"holes/{name}"] for name in ("cells", "control_route")}
         found[CONTROL] = _choices(

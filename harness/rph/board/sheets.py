@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rph.board.ranking import Board, Fixed, OverallRow, Row
-from rph.results import missing
+from rph.results import findings, missing, tasks
 from rph.results.cell import DIGITS, utility_unknown
 from rph.results.files import Entry
 from rph.results.metrics import COLLAPSED
@@ -17,6 +17,7 @@ NOTHING = ""  # of a row that no router decides
 
 def board_sheet(board: Board) -> Sheet:
     """A board, and the rows that no router decides, by accuracy. `low` and `high` are the ends of 95 % intervals."""
+    has_tasks = any(fixed.name == tasks.ROW for fixed in board.fixed)
     has_prices, has_bayes = board.pool_aiq is not None, board.reference.bayes is not None
     columns = [
         Column("#", "count"),
@@ -35,12 +36,14 @@ def board_sheet(board: Board) -> Sheet:
         Column("gain high", "percent"),
         *([Column("against best single")] if board.open else []),
         Column("gap closed", "percent", 1),
+        *([Column("beyond tasks", "percent", 1)] if has_tasks else []),
         *([Column("AIQ", "percent")] if has_prices else []),
         *([Column("learnable", "percent")] if has_bayes else []),
     ]
     rows: list[tuple[float, list[Value]]] = []
     for row in board.rows:
-        extra = [row.aiq] if has_prices else []
+        extra = [row.beyond_tasks] if has_tasks else []
+        extra += [row.aiq] if has_prices else []
         if has_bayes:
             extra.append(None if row.oracle_gap is None else row.oracle_gap.learnable)
         rows.append((row.bounds[0], _router(row, extra, is_open=board.open)))
@@ -113,6 +116,7 @@ def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
     cells = [row.entry.result for row in board.rows]
+    notes += dict.fromkeys(f"Data: {found}." for cell in cells for found in findings.told(cell))
     notes += hole_notes(board)
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
@@ -127,6 +131,10 @@ def _notes(board: Board) -> list[str]:
     collapsed = [row.entry.result.router for row in board.rows if row.collapsed]
     if collapsed:
         notes.append(f"Collapsed, at least {COLLAPSED:.0%} to one model: {', '.join(collapsed)}.")
+    if any(fixed.name == tasks.ROW for fixed in board.fixed):
+        notes.append(
+            "beyond tasks: (accuracy - best model per task) / (oracle - it): what is more than coarse structure."
+        )
     if board.pool_aiq is not None:
         notes.append(
             "AIQ: mean accuracy over the pool's range of costs (RouterBench). Mixing models at random has "

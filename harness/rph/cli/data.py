@@ -1,4 +1,4 @@
-"""`rph data`: the files that benchmarks and encoders need, and benchmarks made of a file of the user's own."""
+"""`rph data`: the files of benchmarks and encoders, benchmarks made of a user's own file, and what is wrong with one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from rph.cli.progress import interruptible, print_rows, shown_progress
 from rph.errors import RphError, UsageError
 
 if TYPE_CHECKING:
-    from rph.api import File
+    from collections.abc import Iterator
+
+    from rph.api import File, RoutingDataset
+    from rph.data.checking import Check
     from rph.registry import Kind, Plugin
 
 WITH_FILES: tuple[Kind, ...] = ("benchmark", "encoder")  # kinds of plugins whose cards name files
@@ -160,7 +163,7 @@ def data_import(
     citation: Annotated[str, typer.Option(help="What to cite for it.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Make a benchmark folder of your own results, and tell what was left out.
+    """Make a benchmark folder of your own results, and tell what was left out and what `rph data check` finds.
 
     A file is long (a row per query and model: query, model, correct) or wide (a row per query: query,
     correct/MODEL); id, task, split (train, val, test) and cost or cost/MODEL (US dollars per call) are optional.
@@ -176,7 +179,7 @@ def data_import(
         if file is not None and bench is None:
             rows = read(file, renames(columns))
             dataset, notes = importing.convert(str(file), rows, name=name, threshold=threshold)
-            report = importing.report(dataset, rows.num_rows, notes)
+            rows_read = rows.num_rows
             source = f"{file.name}, sha256 {disk.sha256_file(file)}"
             labels = "correct, as given" if threshold is None else f"1 where correct >= {threshold:g}, else 0"
         elif bench is not None and file is None:
@@ -189,7 +192,7 @@ def data_import(
             registry = open_registry(None, False)
             card = registry.load("benchmark", resolve.parse_name(bench)[0]).spec.card
             dataset = dataclasses.replace(resolve.benchmark_loader(registry, bench)(), name=name)
-            report = importing.report(dataset, len(dataset.train) + len(dataset.val) + len(dataset.test))
+            rows_read, notes = sum(len(split) for _, split in dataset.splits()), []
             source, labels, citation = bench, card.label_rule, citation or card.citation
         else:
             raise UsageError(
@@ -198,11 +201,75 @@ def data_import(
                 fix="rph data import FILE --out FOLDER, or rph data import --bench NAME --out FOLDER",
             )
         routing_table.write(dataset, out, citation=citation, source=source, labels=labels)
+        report = importing.report(dataset, rows_read, [*notes, *importing.found(dataset)])
     if as_json:
         print_json({**dataclasses.asdict(report), "folder": str(out)})
         return
     for key, text in [*report.lines(), ("folder", str(out))]:
         typer.echo(f"{key:9}  {text}")
+
+
+@app.command("check")
+def data_check(
+    table: Annotated[
+        str,
+        typer.Argument(help="What --bench takes: a name, name:key=value,..., or a folder.", metavar="TABLE"),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Look for what makes a benchmark's numbers wrong or weak: labels at the wrong queries, texts in two splits, ...
+
+    Exit code 1 if labels stand at the wrong queries or a text in two splits, 2 if the benchmark cannot be run at all;
+    whatever else is found is for you to look at, and the exit code is 0.
+
+    Example: rph data check my-bench
+    """
+    from rph.data import checking
+    from rph.engine import resolve
+
+    load = resolve.benchmark_loader(open_registry(None, False), table)
+    with shown_progress(), interruptible():
+        try:
+            dataset = load()
+        except UsageError as error:
+            if as_json:
+                invalid = checking.Finding(
+                    kind="invalid", what=error.what, count=1, examples=(error.why,), fix=error.fix
+                )
+                print_json({"table": table, **dataclasses.asdict(checking.Check(findings=(invalid,)))})
+            raise
+        check = checking.checked(dataset)
+    if as_json:
+        print_json({"table": table, "median": check.median, **dataclasses.asdict(check)})
+    else:
+        for key, text in _lines(dataset, check):
+            typer.echo(f"{key:16}  {text}")
+    if wrong := [one.kind for one in check.findings if one.kind in checking.WRONG]:
+        raise RphError(
+            f"{dataset.name} must not be evaluated on as it is: {', '.join(wrong)}",
+            why="whatever is computed from it is wrong",
+            fix="mend the table; what to do stands beside each finding",
+        )
+
+
+def _lines(dataset: RoutingDataset, check: Check) -> Iterator[tuple[str, str]]:
+    """What a reader is told of a check, as pairs of a word and a text."""
+    queries = sum(len(split) for _, split in dataset.splits())
+    yield "benchmark", f"{dataset.name}: {queries:,} queries, {len(dataset.models):,} models"
+    known = sorted((value, model) for model, value in check.correlations.items() if value is not None)
+    if known:
+        lowest = ", ".join(f"{model} {value:.2f}" for value, model in known[:3])
+        yield (
+            "correlation",
+            f"of a model with the rest, within tasks: median {check.median:.2f}; lowest {lowest}",
+        )
+    for one in check.findings:
+        yield one.kind, str(one)
+        for example in one.examples[1:]:
+            yield "", f"  and {example}"
+        yield "", f"  fix: {one.fix}"
+    if not check.findings:
+        yield "found", "nothing"
 
 
 def _files(name: str | None = None) -> list[tuple[Plugin, File]]:

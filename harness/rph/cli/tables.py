@@ -9,7 +9,7 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
-from rph.results import missing
+from rph.results import missing, tasks
 from rph.results.cell import CellResult, utility_unknown
 from rph.results.metrics import gap_closed
 from rph.results.missing import priced_pool, without_utility
@@ -79,6 +79,12 @@ def _leaderboard(cells: list[CellResult]) -> Table:
         values += [number(cell.bce, 3), f"{cell.seconds:.1f}"]
         row(values)
     baseline("best single", reference.best_single, None if holes is None else holes.best_single)
+    if (of_tasks := tasks.of(first)) is not None:
+        known = of_tasks.best_per_task
+        ends = (
+            None if known.low is None or known.high is None else missing.Range(low=known.low, high=known.high)
+        )
+        baseline("best per task", known.value, ends)
     row(["", "random", percent(reference.random)], BASELINE)
     return table
 
@@ -96,6 +102,10 @@ def _notes(cells: list[CellResult]) -> list[str]:
     lines = [f"{cell.router}: {cell.variant_name}" for cell in cells]
     lines.append(f"test acc.: mean ± std over {seeds} seed(s); a deterministic router is trained once.")
     lines.append(f"best single: {reference.best_single_model}, chosen on train.")
+    beyond = [(cell.router, found.gap_closed) for cell in cells if (found := tasks.of(cell)) is not None]
+    if beyond:
+        shares = ", ".join(f"{router} {percent(share)}" for router, share in beyond)
+        lines.append(f"best per task: {tasks.ROW}. Gap closed beyond it %: {shares}.")
     lines += missing.notes(cells[0])
     if any(cell.bounds is not None and cell.bounds[1] - cell.bounds[0] >= EQUAL for cell in cells):
         lines.append(

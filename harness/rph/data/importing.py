@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rph.api import SPLITS, RoutingDataset, Split, SplitName
-from rph.data import published, validity
+from rph.data import checking, published, validity
 from rph.data.columns import (
     LONG,
     OPTIONAL,
@@ -92,6 +92,11 @@ def report(dataset: RoutingDataset, rows: int, notes: Sequence[Note] = ()) -> Re
         costs=sum(costs) if dataset.has_costs else None,
         notes=notes,
     )
+
+
+def found(dataset: RoutingDataset) -> list[Note]:
+    """What `rph data check` finds in a benchmark, as notes."""
+    return [Note(one.what, one.count, one.examples[0]) for one in checking.checked(dataset).findings]
 
 
 def _numbers(rows: Rows, name: str) -> NDArray[np.float64]:

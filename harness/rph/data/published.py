@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rph import disk
 from rph.api import Split
 from rph.data import hub, routing_table
+from rph.data.alike import normal_form
 from rph.errors import RphError, UsageError
 from rph.lazy import np
 
@@ -290,12 +291,13 @@ def costs(
 def split_rows(queries: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
     """Row numbers of train, val and test for a release without splits: frozen, whatever the order of the file.
 
-    Queries in the order of the sha256 of their text, cut at int(.6 n) and int(.7 n), which gives the counts of the
-    routing-plateau paper's Table 8 (arXiv:2606.07587). Equal texts go to one split together: a group too large for
-    the room left in a split goes to the next with room, and later ones fill the rest. Only where groups cannot be
-    made to fit does a split get larger than its share: the last one.
+    Queries in the order of the sha256 of their text in normal form (`rph.data.alike`), cut at int(.6 n) and
+    int(.7 n), which gives the counts of the routing-plateau paper's Table 8 (arXiv:2606.07587). Texts equal in that
+    form go to one split together: a group too large for the room left in a split goes to the next with room, and
+    later ones fill the rest. Only where groups cannot be made to fit does a split get larger than its share: the
+    last one.
     """
-    keys = [hashlib.sha256(query.encode()).digest() for query in queries]
+    keys = [hashlib.sha256(normal_form(query).encode()).digest() for query in queries]
     # Stable: equal texts stay in the file's order.
     order = sorted(range(len(queries)), key=lambda i: keys[i])
     a, b = (int(part * len(queries)) for part in PARTS)

@@ -24,6 +24,7 @@ from rph.api import (
     variant_name,
     variant_with,
 )
+from rph.data import alike, checking
 from rph.distribution import OURS
 from rph.encoding import cache
 from rph.engine import keys, trials
@@ -34,7 +35,7 @@ from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
 from rph.lazy import np
 from rph.registry import Plugin
-from rph.results import blocks, files, metrics, missing, probabilities, utility
+from rph.results import blocks, files, findings, metrics, missing, probabilities, tasks, utility
 from rph.results import cell as results
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
 # What makes a result of stored scores.
 RESULT_CODE = (
-    api, arrays, holes, metrics, utility, probabilities, protocol, results, files, blocks, missing, sys.modules[__name__]
+    api, arrays, holes, alike, checking, metrics, utility, probabilities, protocol, results, files, blocks, missing, tasks,
+    findings, sys.modules[__name__],
 )  # fmt: skip
 
 
@@ -305,8 +307,8 @@ class Cell:
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
         dataset = self.pair.dataset
-        self._accuracies[trial] = results.val_accuracy(scored.val, dataset)
-        self._tested[trial] = results.test_accuracy(scored.test, dataset)
+        self._accuracies[trial] = metrics.val_accuracy(scored.val, dataset)
+        self._tested[trial] = metrics.test_accuracy(scored.test, dataset)
 
     def _in_order(self, trials_: Iterable[Trial]) -> list[Trial]:
         """By seed and variant: the same in every run, whichever trial ended first."""

@@ -12,6 +12,7 @@ from rph.api import (
     RouterSpec,
     RoutingDataset,
 )
+from rph.data import checking
 from rph.engine import sweep
 from rph.engine.cell import Cell, Pair, Reporter, Settings, routes_of
 from rph.engine.executors import Executor
@@ -134,6 +135,8 @@ def plan(
                 continue
             if dataset.subset:
                 report.note(f"{dataset.name}: {dataset.subset}")
+            for finding in checking.told(checking.checked(dataset).findings):
+                report.note(f"{dataset.name}: {finding}")
             for _, encoder in built:
                 pair = Pair(dataset, encoder, settings, report)
                 yield from (Cell(pair, plugin, store) for _, plugin in plugins)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from rph.results import missing, tasks
+from rph.results import findings, missing, tasks
 from rph.results.cell import BLOCK_NAME, CellResult, Record
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Block:
 
 # Here, and nowhere else, this version's blocks are listed.
 KNOWN: dict[str, Block] = {
+    findings.NAME: Block(record=findings.Data, make=findings.make),
     missing.NAME: Block(
         record=missing.Holes,
         arrays=missing.ARRAYS,

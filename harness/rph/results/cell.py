@@ -31,8 +31,6 @@ from rph.results.utility import utility as realised_utility
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rph.api import Float32
-
     Array = NDArray[np.floating[Any]]
 
 DIGITS = 9  # of an accuracy that ranks: rounding must not part equals
@@ -316,19 +314,6 @@ def _means(table: Array) -> tuple[float | None, ...]:
 def _mass(labels: Array) -> tuple[float, ...] | None:
     mass = metrics.correct_mass(labels)
     return None if np.isnan(mass).any() else tuple(map(float, mass))
-
-
-def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """What variants are chosen by: routing accuracy at lambda = 0 of the val scores [V, K], missing labels counted 0."""
-    mask, Y = dataset.mask("val"), dataset.val.labels
-    found = metrics.accuracy_bounds(metrics.route(scores, dataset.level, mask.pool), Y, mask)
-    return None if found is None else found.low
-
-
-def test_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """Routing accuracy at lambda = 0 of the test scores [N, K]; reported, never selected by."""
-    mask = dataset.mask("test")
-    return metrics.accuracy(metrics.route(scores, dataset.level, mask.pool), dataset.test.labels, mask).value
 
 
 def measure(

@@ -24,7 +24,7 @@ from rph.lazy import np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rph.api import RoutingDataset, SplitName
+    from rph.api import Float32, RoutingDataset, SplitName
 
     Floats = NDArray[np.floating[Any]]
     Float64 = NDArray[np.float64]
@@ -112,6 +112,19 @@ def floor_route(dataset: RoutingDataset, split: SplitName = "test") -> Int64:
     """[N] the best single model, chosen on train, or the next in level where it is not in a query's pool."""
     pool, n = dataset.mask(split).pool, len(getattr(dataset, split))
     return policy(dataset.best_single, dataset.level, pool, n)
+
+
+def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
+    """What variants are chosen by: routing accuracy at lambda = 0 of the val scores [V, K], missing labels counted 0."""
+    mask, Y = dataset.mask("val"), dataset.val.labels
+    found = accuracy_bounds(route(scores, dataset.level, mask.pool), Y, mask)
+    return None if found is None else found.low
+
+
+def test_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
+    """Routing accuracy at lambda = 0 of the test scores [N, K]; reported, never selected by."""
+    mask = dataset.mask("test")
+    return accuracy(route(scores, dataset.level, mask.pool), dataset.test.labels, mask).value
 
 
 def best_single_hindsight(Y: Floats, level: Floats, mask: Mask = DENSE) -> Mean:
