@@ -124,6 +124,36 @@ def test_the_numbers_of_a_board_are_those_of_the_result(built):
     assert f">{1000 * (share * 0.002 + (1 - share) * 0.001):.2f}<" in part
 
 
+def test_tasks_and_languages_stand_beside_best_single_and_the_best_model_per_task(tmp_path, built):
+    of_test, kinds = np.array([[1, 0], [0, 1], [0, 1], [0, 1]] * 5), ["maths", HOSTILE] * 10
+    train, of_train = (
+        [[1, 0]] * 3 + [[0, 1]] * 2,
+        ["maths"] * 3 + [HOSTILE] * 2,
+    )  # best single: a, of HOSTILE: b
+    how = {
+        "bench": "bench",
+        "tasks": kinds,
+        "languages": ["en"] * 20,
+        "train": train,
+        "train_tasks": of_train,
+    }
+    site.build([entries.entry(of_test, [0] * 20, **how)], tmp_path / "site")
+    page = tmp_path / "site" / "benchmarks" / "bench.html"
+    text = page.read_text("utf-8")
+    assert HOSTILE not in text and HOSTILE in Page(page).text
+    rows = text[text.index('id="tasks"') : text.index('id="models"')].split("<tr>")
+    # On maths a is right on 5 of 10, on the other task b on all 10; so best per task has 3 of 4, and a, the router, 1 of 4.
+    (hostile, maths), (german,) = rows[2:4], rows[5:]
+    for row, shown in (
+        (hostile, ["0.00", "0.00", "100.00", "100.00"]),
+        (maths, ["50.00", "50.00", "50.00", "100.00"]),
+    ):
+        assert re.findall(r">([0-9]+\.[0-9]{2})<", row) == shown
+    assert "accuracy is 75.00 %, the best router's 25.00 %" in text and "the router closes -200.0 %" in text
+    assert ">en<" in german and ">20<" in german and ">25.00<" in german
+    assert 'id="tasks"' not in (built / "benchmarks" / "one.html").read_text()
+
+
 def test_a_subset_is_marked_wherever_it_stands(built):
     assert "Subset." in Page(built / "benchmarks" / "part.html").text
     assert "Subset." not in Page(built / "benchmarks" / "one.html").text

@@ -60,7 +60,7 @@ def test_missing_labels_give_every_accuracy_two_ends_and_order_by_the_lower():
     # only where they choose otherwise: risky has 0 for 1 on the first; r has 0 for 1 on the third
     assert rows["risky"][3:5] == rows["r"][3:5] == (-0.25, -0.25)
     assert rows["risky"][5] is None and rows["r"][6:] == (0, 0)
-    assert [column.name for column in per_task[0].columns][-3:] == ["r", "r low", "r high"]
+    assert [column.name for column in per_task[0].columns][-2:] == ["r low", "r high"]
     assert any("low, high" in note for note in per_task[-1].notes)
 
 

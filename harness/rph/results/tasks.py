@@ -49,6 +49,11 @@ class Accuracy(Record):
     low: float | None  # with the missing labels of what was chosen counted 0
     high: float | None  # and counted 1
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The two ends; None: unknown."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 class Kind(Record):
     """The test queries of one task or language."""

@@ -19,7 +19,7 @@ from rph.results.sets import Group, average, averages, encoder_notes, groups
 from rph.results.sheets import Column, Sheet, Value
 from rph.results.tasks import Accuracy, Kind, Task
 
-ROUTERS_WIDE, ROUTERS_WIDE_OPEN = 8, 3  # routers that stand beside each other in one table
+ROUTERS_WIDE, ROUTERS_WIDE_OPEN = 8, 4  # routers that stand beside each other in one table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +190,15 @@ def _beyond_sheet(found: Beyond) -> Sheet:
         tasks.ROW: found.best_per_task,
         "best single": found.best_single,
     }
-    rows: list[tuple[Value, ...]] = [(name, *_ends(one, is_open), *nothing) for name, one in fixed.items()]
+
+    def ends(one: Accuracy) -> list[Value]:
+        return [one.value, one.low, one.high] if is_open else [one.value]
+
+    rows: list[tuple[Value, ...]] = [(name, *ends(one), *nothing) for name, one in fixed.items()]
     rows += [
         (
             router,
-            *_ends(accuracy, is_open),
+            *ends(accuracy),
             *(found.gain[router] if is_open else found.gain[router][:1]),
             found.gap_closed[router],
             found.above(router, lambda task: task.best_single),
@@ -207,7 +211,8 @@ def _beyond_sheet(found: Beyond) -> Sheet:
         f"{found.per_task.name}: what routers gain over knowing the task",
         (
             Column("route"),
-            *_columns("accuracy", is_open, digits=2),
+            Column("accuracy", "percent"),
+            *([Column("low", "percent"), Column("high", "percent")] if is_open else []),
             *(Column(name, "percent") for name in gain),
             Column("gap closed beyond", "percent", 1),
             Column("tasks above best single", "count"),
@@ -258,10 +263,10 @@ def _kind_sheets(found: Kinds) -> Iterator[Sheet]:
         )
 
 
-def _columns(name: str, is_open: bool, digits: int = 1) -> list[Column]:
-    names = [name, f"{name} low", f"{name} high"] if is_open else [name]
-    return [Column(one, "percent", digits) for one in names]
+def _columns(name: str, is_open: bool) -> list[Column]:
+    names = [f"{name} low", f"{name} high"] if is_open else [name]
+    return [Column(one, "percent", 1) for one in names]
 
 
 def _ends(accuracy: Accuracy, is_open: bool) -> list[Value]:
-    return [accuracy.value, accuracy.low, accuracy.high] if is_open else [accuracy.value]
+    return [accuracy.low, accuracy.high] if is_open else [accuracy.value]

@@ -18,6 +18,8 @@ from rph.results.cell import CellResult, Reference
 from rph.results.files import Entry
 from rph.results.sets import in_average
 from rph.results.sheets import Column, Sheet, Value
+from rph.results.tasks import Languages, Tasks, languages_of
+from rph.results.tasks import of as tasks_of
 
 MODELS_SHOWN = 16  # bars of a histogram: a larger pool's other models are added up in one
 
@@ -162,6 +164,16 @@ class Benchmark:
     def best(self) -> tuple[Board, Row]:
         """The best router over all encoders, and its board."""
         return max(((board, board.rows[0]) for board in self.boards), key=lambda pair: pair[1].bounds[0])
+
+    @property
+    def tasks(self) -> Tasks | None:
+        """What the best router's result says of each task."""
+        return tasks_of(self.best[1].entry.result)
+
+    @property
+    def languages(self) -> Languages | None:
+        """What it says of each language."""
+        return languages_of(self.best[1].entry.result)
 
     @property
     def models(self) -> list[tuple[str, float | None, float | None, float | None]]:
