@@ -593,14 +593,27 @@ def test_a_folder_hides_no_benchmark_unless_it_is_one(world, monkeypatch):
         benchmark_loader(found, "./synthetic")()
 
 
-def test_labels_of_models_that_no_variant_routes_to_are_not_the_routers_fault(world):
+def unlabelled_where_chosen():
+    """Tables whose val labels are all of models that the router does not choose there."""
     frames = toys.tables()
-    even = frames["val"]["correct/small"] == 1.0  # there the router chooses 'small'
-    frames["val"][["correct/small", "correct/large"]] = np.nan
-    frames["val"].loc[~even, "correct/middle"] = np.nan
-    bench = toys.write_bench(world.folder / "unseen", frames, name="unseen")
-    outcome = world.evaluate(SMOKE, bench=bench)
-    (failure,) = outcome.failures
+    val = frames["val"]
+    even = val["correct/small"] == 1.0  # there the router chooses 'small'
+    val.loc[even, "correct/small"] = np.nan
+    val.loc[~even, ["correct/middle", "correct/large"]] = np.nan
+    return frames
+
+
+def test_missing_labels_of_what_is_chosen_on_val_earn_nothing(world):
+    bench = toys.write_bench(world.folder / "unseen", unlabelled_where_chosen(), name="unseen")
+    (result,) = world.evaluate(SMOKE, bench=bench).results
+    assert result.val_accuracy == 0
+
+
+def test_where_by_plan_nothing_was_asked_of_what_is_chosen_no_variant_can_be(world):
+    bench = toys.write_bench(world.folder / "unasked", unlabelled_where_chosen(), name="unasked")
+    with (bench / "bench.yaml").open("a") as file:
+        file.write("holes: planned\n")
+    (failure,) = world.evaluate(SMOKE, bench=bench).failures
     assert failure.error.what == "no variant can be chosen" and "router" not in failure.error.fix
 
 
