@@ -118,7 +118,7 @@ def test_a_model_seen_on_the_easy_queries_is_not_better_for_it():
     """Two models with the same chance on each query; the first was run on the easy half alone."""
     rng = np.random.default_rng(0)
     chance = np.repeat([0.9, 0.3], 500)[:, None]
-    Y = (rng.random((1000, 3)) < chance + [0, 0, 0.05]).astype(np.float32)
+    Y = (rng.random((1000, 3)) < chance + np.array([0, 0, 0.05])).astype(np.float32)
     Y[500:, 0] = NAN
     assert observed_means(Y).argmax() == 0 and level(Y).argmax() == 2
     assert level(Y)[0] == pytest.approx(0.6, abs=0.03)

@@ -368,7 +368,14 @@ def test_the_public_surface_is_the_one_promised():
 
 
 def test_what_the_numbers_of_reasons_mean_stays():
-    assert holes.REASONS[:6] == ("", "planned", "failed", "empty", "cut", "unscored")  # new ones come after them
+    assert holes.REASONS[:6] == (
+        "",
+        "planned",
+        "failed",
+        "empty",
+        "cut",
+        "unscored",
+    )  # new ones come after them
 
 
 def test_the_policy_names_the_api_version_in_force():

@@ -105,7 +105,9 @@ def test_one_resample_is_a_plain_booster():
 
 def test_masked_labels_are_dropped_rows(monkeypatch):
     monkeypatch.setattr(optllm, "SUBSAMPLE", 1.0)
-    monkeypatch.setattr(optllm, "level", observed_means)  # where a booster starts, which others' labels decide too
+    monkeypatch.setattr(
+        optllm, "level", observed_means
+    )  # where a booster starts, which others' labels decide too
     sparse, _ = split(missing=0.5)
     router = fit(sparse, blind(), columns=1.0)
     known = sparse.observed

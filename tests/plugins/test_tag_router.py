@@ -110,7 +110,10 @@ def test_the_table_of_each_scorer_is_the_hand_computed_one():
     assert table("rate", 2.0) == pytest.approx(np.array(shrunk), abs=1e-6)
     literal = [[0.6, 0.45, 0.45, 0.3], [-1.85, 0.15, 0, 0]]
     assert table("sum", 5.0) == pytest.approx(np.array(literal), abs=1e-6)
-    mean, other = 5 / 6, drawn(5 / 6, 5 / 6 - (3 - 2) / 4)  # on four queries three right of the first, two of the other
+    mean, other = (
+        5 / 6,
+        drawn(5 / 6, 5 / 6 - (3 - 2) / 4),
+    )  # on four queries three right of the first, two of the other
     smoothed = [[(c + 2 * mean) / (n + 2) for c, n in ((4, 4), (2, 3), (2, 3), (2, 2))]]
     smoothed += [[(c + 2 * other) / (n + 2) for c, n in ((1, 3), (2, 3), (1, 2), (0, 0))]]
     assert table("smoothed", 2.0) == pytest.approx(np.array(smoothed), abs=1e-6)

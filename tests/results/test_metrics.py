@@ -342,7 +342,9 @@ def test_a_missing_label_of_the_top_model_is_not_a_wrong_answer():
 
 def test_models_out_of_the_pool_do_not_count():
     pool = np.arange(20) < 4  # few means at most 8 of 20, or of 4
-    assert kind(row([1, 2], 20, missing=range(4, 20)), pool=pool) == "hard"  # without the pool 2 to 18 may be right
+    assert (
+        kind(row([1, 2], 20, missing=range(4, 20)), pool=pool) == "hard"
+    )  # without the pool 2 to 18 may be right
     assert kind(row([1, 2], 20, missing=range(4, 20))) == "neither"
     assert kind(row([0, 1], 20, missing=range(4, 20)), pool=pool) == "easy"
     assert kind(row([1], 20, missing=range(4, 20)), pool=pool) == "hard"
@@ -617,9 +619,7 @@ def test_a_query_is_hard_or_easy_where_every_completion_of_its_labels_is(table, 
         missing = np.flatnonzero(np.isnan(query))
         completions = np.tile(query, (2 ** len(missing), 1))
         completions[:, missing] = list(itertools.product((0, 1), repeat=len(missing)))
-        all_hard, all_easy = (
-            kind.all() for kind in metrics.hard_easy(completions, completions[:, top])
-        )
+        all_hard, all_easy = (kind.all() for kind in metrics.hard_easy(completions, completions[:, top]))
         assert (hard[i], easy[i]) == (all_hard, all_easy)
 
 

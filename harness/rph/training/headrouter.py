@@ -86,9 +86,7 @@ class Data:
         return _scaled(self.train, self.scaling), self._validation(_scaled(self.val, self.scaling))
 
     def _validation(self, X: Tensor) -> Validation:
-        pool, weight = (
-            None if table is None else to_device(table, self.device) for table in self.val.mask
-        )
+        pool, weight = (None if table is None else to_device(table, self.device) for table in self.val.mask)
         return Validation(
             X=X,
             Y=to_device(self.val.Y, self.device),
