@@ -49,9 +49,8 @@ def test_one_label_makes_no_block_and_a_task_without_labels_has_none():
     Y[:30, 0], Y[7, 1] = 1, 0  # c has none; b has one
     Y[60:, 0] = 1  # without a task there is nothing to tell by
     assert found_blocks(tasks, MODELS, Y) == {("one", "c")}
-    mixed = [tasks[i] for i in range(0, 90)]
     order = np.random.default_rng(0).permutation(90)
-    assert found_blocks([mixed[i] for i in order], MODELS, Y[order]) == {("one", "c")}
+    assert found_blocks([tasks[i] for i in order], MODELS, Y[order]) == {("one", "c")}
 
 
 def test_a_pool_leaves_out_the_blocks_of_its_task():
