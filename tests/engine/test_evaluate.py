@@ -137,7 +137,7 @@ def stored_scores(folder):
     return {path.name: np.load(path) for path in folder.glob("scores/*/*.npz")}
 
 
-def poisoned(frames):
+def turned(frames):
     """Test labels turned round and test costs absurd: whoever reads them gives other scores."""
     test = frames["test"]
     for column in test.columns:
@@ -148,11 +148,30 @@ def poisoned(frames):
     return frames
 
 
+def hidden(frames):
+    """Other holes in test: a model has no label there, the others on half of the queries each."""
+    test = frames["test"]
+    test["correct/large"] = np.nan
+    test.loc[test.index % 2 == 0, "correct/small"] = np.nan
+    test.loc[test.index % 2 == 1, "correct/middle"] = np.nan
+    return frames
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("change", [turned, hidden])
 @pytest.mark.parametrize("router", ["knn", "elo", "kmeans", "mlp", "toy"])
-def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, router):
-    other = toys.write_bench(world.folder / "poisoned", poisoned(toys.tables()))
+def test_other_test_labels_holes_and_costs_change_nothing_a_router_does(world, router, change, sparse):
+    """Also where train and val have holes of their own, a block among them."""
+    frames = [toys.tables(), change(toys.tables())]
+    for each in frames if sparse else ():
+        for frame in each.values():
+            frame["task"] = np.where(frame.index % 2, "odd", "even")
+        for frame in (each["train"], each["val"]):
+            frame.loc[frame.index % 5 == 0, "correct/large"] = np.nan
+        each["train"].loc[each["train"]["task"] == "odd", "correct/small"] = np.nan  # 30 queries: a block
+    benches = [toys.write_bench(world.folder / f"changed{i}", each) for i, each in enumerate(frames)]
     scores = []
-    for bench, store in ((world.bench, "clean"), (other, "poisoned")):
+    for bench, store in zip(benches, ("clean", "poisoned"), strict=True):
         registry = Registry(entry_points(group="rph"))
         registry.add_file(world.plugin)
         opened = Store(world.folder / store)
