@@ -1,7 +1,7 @@
 """hybrid-llm: the cheapest model that probably answers no worse than the best one, else the best one.
 
 Paper: Ding et al. 2024, Hybrid LLM (arXiv:2404.14618), for two models; for K as the authors have it in BEST-Route
-(`prob_nlabels`). The reference L is the model of the best train mean. With the quality gap H_k = q_k - q_L, a head with
+(`prob_nlabels`). The reference L is the model of the best train level. With the quality gap H_k = q_k - q_L, a head with
 an output per model learns p_k = P(H_k >= -t | query) by binary cross-entropy over the pairs (k, L) of which both
 labels are observed. A query goes to the cheapest model with p_k >= tau, and L always qualifies: the score is
 2 - rank_k / K where p_k >= tau (rank 0 the cheapest), else p_k.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, arrays, hookimpl
 from rph.arrays import observed_means
 from rph.lazy import np, torch
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -162,8 +162,8 @@ def routed(p: Tensor, rank: Tensor, reference: int, variant: Config) -> Tensor:
 
 
 def reference_model(Y: Float32) -> int:
-    """Y [N, K] -> the model of the best mean observed label; the first of equals, none that was never observed."""
-    return int(np.nanargmax(observed_means(Y)))
+    """Y [N, K] -> the model of the best level; the first of equals, none that was never observed."""
+    return int(np.nanargmax(arrays.level(Y)))
 
 
 def cost_ranks(C: Float32 | None, means: Float32) -> NDArray[np.int64]:
@@ -230,7 +230,7 @@ CARD = RouterCard(
         "K models, as in the authors' BEST-Route: one output per model beside the reference; the paper's pair is a form.",
         "One answer per query and model, not ten: the labels r_det and r_prob are the same.",
         "r_trans takes one t for all pairs; it is 0 where labels are binary.",
-        "The reference is the model of the best train mean, not the largest; without costs, a lower mean counts as cheaper.",
+        "The reference is the model of the best train level (its mean, where no label is missing), not the largest; without costs, a lower mean counts as cheaper.",
         "The threshold is one of a grid, chosen with the head by val routing accuracy; the paper allows 1% less quality.",
         "A head on frozen embeddings instead of a fine-tuned DeBERTa; all outputs share its hidden layers.",
         "AdamW at 1e-3 (logistic regression: 1e-2) with a cosine, decay 1e-4; not 1e-5 with warm-up, decay .1.",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
-from rph.arrays import model_means, observed_means
+from rph.arrays import level, model_means
 from rph.lazy import np, torch
 from rph.training.heads import chance
 
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
 
+    Float64 = NDArray[np.float64]
     Ints = NDArray[np.integer[Any]]
 
 PATIENCE = 30  # rounds without a better val logloss that end the boosting
 BINS = 64  # of each dimension: half the time of 256
 SUBSAMPLE = 0.8  # share of the training queries that a tree sees
 LEAST = 10.0  # sum of p (1 - p) over the queries of a node
+SURE = 1e-6  # a booster starts no closer to certainty than this
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,17 @@ class Part:
         self.matrix.set_weight(np.ascontiguousarray(weights[:, models[0]]))
 
 
-def boost(train: Part, val: Part, models: Ints, weights: Float32, variant: Config, seed: int) -> bytes:
+def boost(
+    train: Part, val: Part, models: Ints, weights: Float32, start: Float64, variant: Config, seed: int
+) -> bytes:
     """A booster for the logits of these models, up to its best round, as UBJSON.
 
-    Weights [N, K] are 0 where not observed. Without any val label of the models, all rounds are kept.
+    Weights [N, K] are 0 where not observed; `start` [K] are the probabilities before the first round. Without any val
+    label of the models, all rounds are kept.
     """
     import xgboost
 
-    means = observed_means(np.where(train.seen > 0, train.Y, np.nan)[:, models])
+    means = start[models].clip(SURE, 1 - SURE)  # levels may lie beyond
     params: dict[str, Any] = {
         "tree_method": "hist",
         "max_depth": variant.depth,
@@ -155,7 +160,7 @@ class Boosters:
     loaded: Sequence[Any]
     groups: Ints  # [boosters per resample, models of each]; a model whose labels are all the same has none
     weights: Float32  # [B, K] of the resamples; they sum to 1
-    prior: Float32  # [K] mean labels: the scores of models without a booster
+    prior: Float32  # [K] levels: the scores of models without a booster
 
     def probabilities(self, X: Float32) -> Iterator[Float32]:
         """X [N, d] -> P(correct) [N, K] by each resample."""
@@ -174,8 +179,9 @@ def _learn(train: Part, val: Part, val_X: Float32, prior: Float32, variant: Conf
     varied = np.flatnonzero(_varies(train))
     groups = varied.reshape(-1, max(1, len(varied)) if variant.trees == "joint" else 1)
     state = int(torch.randint(2**30, (), generator=chance(seed, "boosting")))
+    start = level(np.where(train.seen > 0, train.Y, np.nan))
     raw = [
-        boost(train, val, models, train.seen * counts[:, None], variant, state + b)
+        boost(train, val, models, train.seen * counts[:, None], start, variant, state + b)
         for b, counts in enumerate(_resamples(len(train.Y), variant.resamples, seed))
         for models in groups
     ]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
-from rph.arrays import model_means, observed_means, to_device, unit_rows
+from rph.arrays import level, model_means, to_device, unit_rows
 from rph.lazy import np, torch
 from rph.training.clusters import kmeans
 from rph.training.heads import chance
@@ -154,9 +154,9 @@ def learn_vocabulary(texts: Sequence[str]) -> Vocabulary:
 def outcomes(Y: Float32) -> Float32:
     """Labels Y [N, K] -> s_r [N, K] of each model against the reference, NaN where either was not observed.
 
-    The reference is the model of the highest observed mean, the first of equals. Both wrong is a tie.
+    The reference is the model of the highest level, the first of equals. Both wrong is a tie.
     """
-    reference = int(np.nanargmax(observed_means(Y)))
+    reference = int(np.nanargmax(level(Y)))
     lead = Y - Y[:, reference, None]
     result: Float32 = np.select([lead > 0, lead == 0, lead < 0], [WIN, TIE, LOSS], np.nan).astype(np.float32)
     return result
@@ -173,7 +173,8 @@ def tag_table(Y: Float32, tags: Int64, T: int, variant: Config) -> Float32:
     seen = ~np.isnan(values)
     table = tag_sums(np.where(seen, values, 0), tags, T)
     if variant.scorer != "sum":
-        beta, overall = variant.shrinkage, _overall(values, variant)
+        means = model_means if variant.scorer == "smoothed" else mean_outcomes
+        beta, overall = variant.shrinkage, means(values).astype(np.float64)
         weight = tag_sums(seen, tags, T) + beta
         prior = np.broadcast_to(overall, table.shape).copy()
         table = np.divide(table + beta * overall, weight, out=prior, where=weight > 0)
@@ -181,12 +182,12 @@ def tag_table(Y: Float32, tags: Int64, T: int, variant: Config) -> Float32:
     return result
 
 
-def _overall(values: Float32, variant: Config) -> Float64:
-    """What a model is worth without tags [K]: its level, or its mean outcome against the reference."""
-    if variant.scorer == "smoothed":
-        return model_means(values).astype(np.float64)
-    means = observed_means(values)  # of differences to one model: they compare, whoever was observed where
-    return np.where(np.isnan(means), np.nanmean(means), means).astype(np.float32).astype(np.float64)
+def mean_outcomes(values: Float32) -> Float32:
+    """Outcomes [N, K], some of them known -> [K] as model_means of labels, which it would cut to [0, 1]."""
+    levels = level(values)
+    known = ~np.isnan(levels)
+    result: Float32 = np.where(known, levels, levels[known].mean()).astype(np.float32)
+    return result
 
 
 def tag_sums(values: NDArray[Any], tags: Int64, T: int) -> Float64:
@@ -311,7 +312,7 @@ CARD = RouterCard(
         "TagRouter's weight of a tag by its frequency is not known: 1 / pairs observed on it, or 1 (scorer `sum`).",
         "Rates are shrunk towards the model's overall rate (5 queries' worth).",
         "A loss counts -1; TagRouter's value is not known to us, its tie of 0.15 is.",
-        "The reference is the model of the highest mean label on train, where TagRouter takes the largest model.",
+        "The reference is the model of the highest level on train (its mean, where no label is missing); TagRouter's is the largest.",
         "Labels are the outcomes: both right and both wrong are ties, a pair counts where both were observed.",
         "A model never observed with the reference has the pool's mean rate, or 0 as a sum.",
         "The scorer `smoothed`, a shrunk P(correct | tag) averaged over tags, is ours.",

@@ -20,6 +20,7 @@ from rph.data import routing_table, validity
 from rph.data.columns import read, renames
 from rph.data.importing import convert, report
 from rph.data.published import split_rows
+from rph.holes import REASONS
 
 NAN = float("nan")
 LONG = ["id", "query", "model", "correct", "cost", "task", "split"]
@@ -224,6 +225,69 @@ def test_turns_of_a_list_are_joined_and_may_then_be_a_query_met_before(tmp_path)
     assert told(notes) == {"rows whose query is the text of a list, joined by blank lines": (1, "row 1")}
 
 
+# --- why a label is missing -------------------------------------------------------------------------
+
+
+def reasons(dataset):
+    """{(id, model): reason} of the cells that have one."""
+    return {
+        (split.ids[i], dataset.models[m]): REASONS[split.reasons[i, m]]
+        for _, split in dataset.splits()
+        if split.reasons is not None
+        for i, m in np.argwhere(split.reasons).tolist()
+    }
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_reasons_and_languages_are_read_from_both_forms(tmp_path, ending):
+    said = ["", None, "", " failed ", None]
+    long = [[*SMALL[0], "hole", "language"]]
+    long += [[*row, word, f"{row[0]} en"] for row, word in zip(SMALL[1:], said, strict=True)]
+    long += [["q3", "three?", "a", None, None, "u", "test", "cut", "q3 en"]]
+    dataset, notes = load(put(tmp_path / f"long.{ending}", long))
+    assert cells(dataset) == SMALL_CELLS and not notes
+    assert reasons(dataset) == {("q2", "a"): "failed", ("q3", "a"): "cut"}
+    assert [split.languages for _, split in dataset.splits()] == [["q1 en"], ["q2 en"], ["q3 en"]]
+    wide = [
+        ["id", "query", "task", "split", "language", "correct/a", "correct/b", "cost/a", "cost/b", "hole/a"],
+        ["q1", "one?", "t", "train", "q1 en", 1, 0, 0.25, 0.5, ""],
+        ["q2", "two?", "t", "val", "q2 en", None, 0.5, 0.125, None, "failed"],
+        ["q3", "three?", "u", "test", "q3 en", None, 1, None, 0, "cut"],
+    ]
+    assert load(put(tmp_path / f"wide.{ending}", wide))[0].fingerprint == dataset.fingerprint
+
+
+def test_a_file_that_gives_no_reason_has_none(tmp_path):
+    dataset, _ = load(
+        put(tmp_path / "results.csv", [[*SMALL[0], "hole"], *([*row, ""] for row in SMALL[1:])])
+    )
+    assert all(split.reasons is None for _, split in dataset.splits())
+    assert dataset.fingerprint == load(put(tmp_path / "plain.csv", SMALL))[0].fingerprint
+
+
+def test_a_reason_beside_a_label_is_left_out_and_told(tmp_path):
+    rows = [[*SMALL[0], "hole"], *([*row, "empty"] for row in SMALL[1:])]
+    rows += [["q3", "three?", "a", None, None, "u", "test", "failed"]]
+    rows += [["q3", "three?", "a", None, None, "u", "test", "cut"]]  # of two the first is kept
+    dataset, notes = load(put(tmp_path / "results.csv", rows))
+    assert cells(dataset) == SMALL_CELLS
+    assert reasons(dataset) == {("q2", "a"): "empty", ("q3", "a"): "failed"}
+    assert told(notes) == {"reasons beside a label, left out": (4, "id 'q1' and model 'a'")}
+
+
+def test_a_reason_that_is_not_known_is_an_error_with_row_and_id(tmp_path):
+    rows = [[*SMALL[0], "hole"], *([*row, "time-out"] for row in SMALL[1:])]
+    with pytest.raises(UsageError, match="column 'hole' has an unknown reason: 'time-out'") as error:
+        load(put(tmp_path / "results.csv", rows))
+    assert "row 1 (id 'q1')" in error.value.why and "planned, failed, empty" in error.value.why
+
+
+def test_reasons_of_a_model_without_labels_column_are_an_error(tmp_path):
+    with pytest.raises(UsageError, match="columns of the wide form") as error:
+        load(put(tmp_path / "results.csv", [["query", "correct/a", "hole/b"], ["?", 1, "cut"]]))
+    assert "correct/b" in error.value.why
+
+
 # --- ids, tasks, splits -----------------------------------------------------------------------------
 
 
@@ -423,11 +487,12 @@ def test_the_folder_that_is_written_gives_the_same_benchmark(tmp_path):
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 SCORE = st.sampled_from([None, 0, 1, 0.5, 0.1])
 COST = st.sampled_from([None, 0, 0.001, 12.5])
+HOLE = st.sampled_from([None, None, "failed", "planned"])
 
 
 @st.composite
 def tables(draw):
-    """(models, rows); a row is id, query, task, split, labels, costs. Ids may repeat with their query and split."""
+    """(models, rows); a row is id, query, task, split, labels, costs, holes. Ids may repeat with their query and split."""
     models = draw(st.lists(TEXT.filter(str.strip), min_size=1, max_size=3, unique=True))
     k = len(models)
     splits = draw(st.sampled_from([("train", "val", "test"), ("",)]))
@@ -440,8 +505,7 @@ def tables(draw):
             splits[i % len(splits)],
         ]
         for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
-            labels, costs = (draw(st.lists(of, min_size=k, max_size=k)) for of in (SCORE, COST))
-            rows.append([*row, labels, costs])
+            rows.append([*row, *(draw(st.lists(of, min_size=k, max_size=k)) for of in (SCORE, COST, HOLE))])
     return models, rows
 
 
@@ -459,15 +523,14 @@ def outcome(path):
 @given(drawn=tables(), endings=st.tuples(*[st.sampled_from(["csv", "jsonl", "parquet"])] * 2))
 def test_one_table_written_long_and_wide_gives_equal_benchmarks(drawn, endings):
     models, rows = drawn
-    long = [LONG] + [
-        [name, query, model, label, cost, task, split]
-        for name, query, task, split, labels, costs in rows
-        for model, label, cost in zip(models, labels, costs, strict=True)
+    long = [[*LONG, "hole"]] + [
+        [name, query, model, label, cost, task, split, hole]
+        for name, query, task, split, labels, costs, holes in rows
+        for model, label, cost, hole in zip(models, labels, costs, holes, strict=True)
     ]
-    wide = [
-        ["id", "query", "task", "split", *(f"{kind}/{m}" for kind in ("correct", "cost") for m in models)]
-    ]
-    wide += [[*row[:4], *row[4], *row[5]] for row in rows]
+    kinds = ("correct", "cost", "hole")
+    wide = [["id", "query", "task", "split", *(f"{kind}/{m}" for kind in kinds for m in models)]]
+    wide += [[*row[:4], *row[4], *row[5], *row[6]] for row in rows]
     with tempfile.TemporaryDirectory() as folder:
         first, second = (
             outcome(put(Path(folder) / f"{form}.{ending}", content))
@@ -481,12 +544,14 @@ def test_one_table_written_long_and_wide_gives_equal_benchmarks(drawn, endings):
 def test_every_cell_is_what_its_rows_say_in_whatever_order(drawn, order):
     models, rows = drawn
     expected = {}
-    for name, query, _, _, labels, costs in rows:
+    for name, query, _, _, labels, costs, _ in rows:
         if query:
             for model, label, cost in zip(models, labels, costs, strict=True):
                 expected.setdefault((name, model), []).append((label, cost))
     long = [
-        [n, q, m, y, c, t, s] for n, q, t, s, ys, cs in rows for m, y, c in zip(models, ys, cs, strict=True)
+        [n, q, m, y, c, t, s]
+        for n, q, t, s, ys, cs, _ in rows
+        for m, y, c in zip(models, ys, cs, strict=True)
     ]
     order.shuffle(long)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """What benchmark plugins share: frozen splits, labels, costs, columns, files."""
 
 import hashlib
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rph.data.published import (
     paper_note,
     sources,
     split_rows,
+    take,
     unique,
 )
 
@@ -130,6 +132,28 @@ def test_other_columns_are_told_with_what_was_found_and_expected(found, said):
 def test_columns_may_stand_in_any_order_and_further_ones_be_allowed():
     check_columns("the file", ["c", "a"], ["a", "c"])
     check_columns("the file", ["c", "a", "d"], ["a", "c"], others=True)
+
+
+# --- rows -------------------------------------------------------------------------------------------
+
+
+def test_taken_rows_take_along_everything_that_is_known_of_them():
+    numbers = np.arange(6, dtype=np.float32).reshape(3, 2) / 10
+    whole = Split(
+        ids=["a", "b", "c"],
+        queries=["A?", "B?", "C?"],
+        tasks=["x", "y", "z"],
+        labels=numbers,
+        costs=numbers + 1,
+        p_correct=numbers / 2,
+        reasons=np.arange(6, dtype=np.uint8).reshape(3, 2),
+        languages=["en", "de", "fr"],
+    )
+    found = take(whole, [2, 0])
+    assert {field.name for field in fields(Split)} == set(vars(found))
+    for name, value in vars(found).items():
+        expected = getattr(whole, name)
+        assert list(map(str, value)) == [str(expected[2]), str(expected[0])], name
 
 
 # --- the name of a subset, the paper's counts -------------------------------------------------------

@@ -13,11 +13,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rph_plugins.benchmarks.synthetic import load
 from tests.moments import PATIENCE
 
 from rph import RoutingDataset, RphError, Split, UsageError, disk
 from rph.data.routing_table import cached, is_table, read, write
 from rph.data.validity import check
+from rph.holes import REASONS, Holes
 
 MODELS = ("org/a", "b")
 HEAD = {
@@ -186,6 +188,11 @@ def test_the_real_benchmark_is_read(real_data):
     assert found.test.labels.max(axis=1).mean() == pytest.approx(0.826, abs=5e-4)
 
 
+@pytest.mark.real_data
+def test_a_note_that_is_like_no_key_of_ours_stays_one(real_data):
+    assert read(real_data / "routerdc-draws").holes == Holes()  # its bench.yaml has `draws: 10`
+
+
 def test_150_000_rows_are_quick(tmp_path):
     n = 150_000
     big = Split(
@@ -214,6 +221,127 @@ def _few(name):
         labels=np.ones((1, 11), np.float32),
         costs=np.ones((1, 11), np.float32),
     )
+
+
+# --- missing labels -----------------------------------------------------------------------------------
+
+
+def with_holes(**changes):
+    """A table that says all that can be said: reasons, languages, a plan and a block."""
+
+    def split(name):
+        labels = np.array([[1, 0], [np.nan, 1], [0, np.nan], [1, np.nan]], np.float32)
+        return Split(
+            ids=[f"{name}-{i}" for i in range(4)],
+            queries=[f"What is {name} {i}?" for i in range(4)],
+            tasks=["x", "x", "x", "y 2"],
+            labels=labels,
+            reasons=np.array([[0, 0], [2, 0], [0, 1], [0, 0]], np.uint8) if name != "val" else None,
+            languages=["en", "", "de", "en"],
+        )
+
+    said = Holes(
+        planned=True, blocks=frozenset({("y 2", "b")}), plan={("x", "b"): 2 / 3, ("x", "org/a"): 1.0}
+    )
+    made = RoutingDataset(
+        name="mine", models=MODELS, **{s: split(s) for s in ("train", "val", "test")}, holes=said
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_what_a_table_says_of_its_holes_comes_back(tmp_path):
+    made = with_holes()
+    write(made, tmp_path / "b", citation="", source="")
+    found = read(tmp_path / "b")
+    assert found.fingerprint == made.fingerprint and found.holes == made.holes
+    np.testing.assert_array_equal(found.train.reasons, made.train.reasons)
+    assert found.train.reasons.dtype == np.uint8
+    assert found.val.reasons is None and found.val.languages == ["en", "", "de", "en"]
+    said = yaml.safe_load((tmp_path / "b" / "bench.yaml").read_text())
+    assert (said["holes"], said["blocks"]) == ("planned", {"y 2": ["b"]})
+    assert said["plan"] == {"x": {"b": 2 / 3, "org/a": 1.0}}
+    assert "hole/b" not in pq.read_schema(tmp_path / "b" / "val.parquet").names
+    converted = cached("mine-1", with_holes)
+    assert cached("mine-1", with_holes).fingerprint == converted.fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["block", "planned", "failures"])
+def test_worlds_with_holes_come_back(tmp_path, kind):
+    made = load(n=300, k=4, holes=kind)
+    write(made, tmp_path / "b", citation="", source="")
+    assert read(tmp_path / "b").fingerprint == made.fingerprint
+
+
+def test_a_table_without_holes_says_nothing_of_them(tmp_path):
+    write(dataset(), tmp_path / "b", citation="", source="")
+    assert not {"holes", "plan", "blocks"} & set(yaml.safe_load((tmp_path / "b" / "bench.yaml").read_text()))
+    assert not any(
+        name.startswith("hole/") for name in pq.read_schema(tmp_path / "b" / "train.parquet").names
+    )
+
+
+def test_columns_of_reasons_may_be_of_some_models_and_have_empty_cells(folder):
+    put(folder, "val", **{"hole/b": pa.array(["", "failed", None]).dictionary_encode()})
+    put(folder, "test", **{"hole/org/a": [None, None, None], "language": ["en", None, ""]})
+    found = read(folder)
+    assert found.train.reasons is None
+    np.testing.assert_array_equal(found.val.reasons, [[0, 0], [0, REASONS.index("failed")], [0, 0]])
+    np.testing.assert_array_equal(found.test.reasons, np.zeros((3, 2)))
+    assert (found.train.languages, found.test.languages) == ((), ["en", "", ""])
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "expected"),
+    [
+        ("hole/b", ["", "fail", "fail"], ["unknown reason: 'fail'", "id 'val-1'", "did you mean 'failed'?"]),
+        ("hole/b", [None, "timeout", None], ["planned, failed, empty, cut, unscored"]),
+        ("hole/b", [2, 2, 2], ["column 'hole/b' is not text"]),
+        (
+            "hole/b",
+            ["cut", "cut", None],
+            ["1 label(s) with a reason", "0.5 and 'cut'", "'val-0'", "model 'b'"],
+        ),
+        ("hole/c", ["", "", ""], ["1 unknown column(s): 'hole/c'"]),
+        ("language", [1, 2, 3], ["column 'language' is not text"]),
+    ],
+)
+def test_columns_on_holes_that_are_wrong(folder, column, cells, expected):
+    put(folder, "val", **{column: cells})
+    refused(folder, *expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"holes": "block"}, ["`holes` is 'block'", "write `holes: planned`"]),
+        ({"hole": "planned"}, ["unknown key: 'hole'", "did you mean 'holes'?"]),
+        ({"blocks": ["b"]}, ["`blocks` does not give a list of models per task"]),
+        ({"blocks": {"x": "b"}}, ["`blocks` does not give a list of models per task"]),
+        ({"blocks": {"x": [3]}}, ["`blocks` does not give a list of models per task", "in quotes"]),
+        ({"blocks": {3: ["b"]}}, ["`blocks` does not give a list of models per task", "in quotes"]),
+        ({"blocks": {"z": ["b"]}}, ["the blocks name task 'z'", "there are x, y"]),
+        ({"blocks": {"x": ["c"]}}, ["the blocks name model 'c'", "there are b, org/a"]),
+        ({"blocks": {"y": ["b", "org/a"]}}, ["blocks leave task 'y' no model"]),
+        ({"blocks": {"y": ["b"]}}, ["split 'train': 1 label(s) in a block", "id 'train-2'"]),
+        ({"plan": {"x": {"b": 0.5}}}, ["a plan", "say `holes: planned`"]),
+        ({"holes": "planned", "plan": [1]}, ["`plan` does not give a share per task and model"]),
+        ({"holes": "planned", "plan": {"x": {"b": "half"}}}, ["`plan` does not give a share"]),
+        ({"holes": "planned", "plan": {"x": {"b": True}}}, ["`plan` does not give a share"]),
+        ({"holes": "planned", "plan": {"xx": {"b": 1}}}, ["the plan names task 'xx'"]),
+        ({"holes": "planned", "plan": {"x": {"org/b": 1}}}, ["the plan names model 'org/b'", "'org/a'?"]),
+        ({"holes": "planned", "plan": {"x": {"b": 0}}}, ["a share 0 of task 'x'", "belongs in `blocks`"]),
+        ({"holes": "planned", "plan": {"x": {"b": 1.5}}}, ["a share 1.5 of task 'x'", "at most 1"]),
+        ({"holes": "planned", "plan": {"x": {"b": float("nan")}}}, ["a share nan of task 'x'"]),
+    ],
+)
+def test_keys_on_holes_that_are_wrong(folder, keys, expected):
+    head(folder, **keys)
+    refused(folder, *expected)
+
+
+def test_a_part_of_a_table_may_lack_tasks_and_have_labels_in_blocks_that_train_shows():
+    part = dataset().part()
+    check(dataclasses.replace(part, holes=Holes(blocks=frozenset({("gone", "b"), ("t", "b")}), settled=True)))
 
 
 # --- bench.yaml -------------------------------------------------------------------------------------
@@ -338,7 +466,7 @@ def test_the_owners_own_columns_and_keys_are_left_out_with_a_word(folder):
     plain = read(folder)
     put(folder, "val", note=["", "", ""])
     with (folder / "bench.yaml").open("a") as file:
-        file.write("\nmaintainer: me\n")
+        file.write("\nmaintainer: me\ndraws: 10\nnotes: none\nrules: two\nlang: en\n")
     with pytest.warns(UserWarning, match="columns not used: note"):
         assert read(folder).fingerprint == plain.fingerprint
 
@@ -448,6 +576,13 @@ def test_a_good_dataset_passes():
         (spoilt(labels=None), "labels are of type NoneType"),
         (spoilt(costs=[[1.0, 0.0]] * 4), "costs are of type list"),
         (spoilt(labels=np.full((4, 2), np.nan, np.float32)), "split 'val' has no label"),
+        (spoilt(reasons=[[0, 1]] * 4), "reasons are list"),
+        (spoilt(reasons=np.zeros((4, 2))), "reasons are float64 (4, 2)"),
+        (spoilt(reasons=np.zeros((2, 4), np.uint8)), "reasons are uint8 (2, 4)"),
+        (spoilt(reasons=np.full((4, 2), 6, np.uint8)), "6 is the code of no reason"),
+        (spoilt(reasons=np.full((4, 2), 1, np.uint8)), "4 label(s) with a reason why they are missing"),
+        (spoilt(languages=["en"] * 3), "4 ids and 3 languages"),
+        (spoilt(languages=["en", "en", None, "en"]), "language of row 2 is not text"),
     ],
 )
 def test_a_dataset_that_cannot_be_run_is_refused(bad, expected):

@@ -123,6 +123,7 @@ def test_route_answers_as_the_library_does(router):
         ({"queries": ["number 4"], "\ud800": 1}, "unicode"),
         ({"queries": ["number 4"], "lam": 10**400}, "lam"),
         ({"queries": ["number 4"], "lam": float("nan")}, "not in [0, 1]"),
+        ({"queries": ["number 4"], "task": 4}, "task"),
         ([], "body"),
     ],
 )
@@ -130,6 +131,18 @@ def test_a_wrong_body_is_told_what_is_wrong(router, body, told):
     with served(router) as url:
         answer = post(f"{url}/route", content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert answer.status_code == 400 and told in error_of(answer)
+
+
+def test_route_takes_the_task_of_its_queries(tmp_path):
+    out, found = exported.write(tmp_path, exported.blocked())
+    with served(rph.load(out, device="cpu", registry=found)) as url:
+        for task, model in ((None, "large"), ("even", "large"), ("odd", "small")):
+            answer = post(f"{url}/route", json={"queries": ["number 5"], "task": task})
+            assert answer.json()["routes"][0]["model"] == model
+        for task in ("od", "\ud800"):
+            body = json.dumps({"queries": ["number 5"], "task": task})
+            answer = post(f"{url}/route", content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 400
 
 
 def test_a_body_that_is_no_json_is_told_without_an_offset(router):

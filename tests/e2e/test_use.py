@@ -65,6 +65,38 @@ def test_prices_that_were_given_to_eval_are_exported(rph, cell, tmp_path):
     assert code == 0 and json.loads(output)["costs"] == [1.0, 2.0, 10.0]
 
 
+def test_a_task_keeps_queries_to_the_models_that_were_run_on_it(rph, tmp_path):
+    bench = toys.write_bench(tmp_path / "bench", exported.blocked())
+    plugin = ["--plugin", toys.write_plugin(tmp_path / "plugin.py")]
+    cell = [*plugin, "--bench", bench, "--encoder", "numbers", "--router", "knn", "--protocol", "smoke"]
+    assert rph("eval", *cell)[0] == 0
+    told = "may go to a model that was never run on its task: of the val routes 50.0% do"
+    code, output, error = rph("export", *cell, "-o", tmp_path / "out", "--json")
+    assert code == 0 and told in error and json.loads(output)["leaves_pool"] == 0.5
+    route = ["route", *plugin, "--router", tmp_path / "out", "number 5"]
+    code, output, error = rph(*route, "--json")
+    assert code == 0 and json.loads(output)[0]["model"] == "large" and told in error
+    code, output, error = rph(*route, "--task", "odd")
+    assert code == 0 and output.startswith("small\t") and told not in error
+    code, _, error = rph(*route, "--task", "od")
+    assert code == 2 and "knows no task 'od'" in error and "did you mean 'odd'?" in error
+
+
+def test_models_without_a_price_are_named_where_price_counts(rph, tmp_path):
+    bench = toys.write_bench(tmp_path / "bench", toys.tables(costs=False))
+    plugin = ["--plugin", toys.write_plugin(tmp_path / "plugin.py")]
+    cell = [*plugin, "--bench", bench, "--encoder", "numbers", "--router", "knn", "--protocol", "smoke"]
+    cell += ["--price", "small=1", "--price", "middle=2"]
+    assert rph("eval", *cell)[0] == 0
+    code, _, error = rph("export", *cell, "-o", tmp_path / "out")
+    assert code == 0 and "no price is known of large: above lambda 0 they are not chosen" in error
+    route = ["route", *plugin, "--router", tmp_path / "out", "number 4"]
+    code, output, error = rph(*route)
+    assert code == 0 and output.startswith("large\t") and "no price" not in error
+    code, output, error = rph(*route, "--lam", "0.1")
+    assert code == 0 and output.startswith("small\t") and "no price is known of large" in error
+
+
 def stdin_of(content):
     return io.TextIOWrapper(
         io.BytesIO(content), encoding="ascii"

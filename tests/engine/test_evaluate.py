@@ -9,12 +9,12 @@ import pytest
 from rph_plugins.executors.local import Local
 from tests import toys
 
-from rph import Trial
+from rph import RoutingDataset, Split, Trial
 from rph.encoding import cache
 from rph.engine import resolve
 from rph.engine.cell import Cell, Pair, Settings
 from rph.engine.evaluate import evaluate
-from rph.engine.resolve import benchmark_loader, build_encoder, parse_name, typed_options
+from rph.engine.resolve import benchmark_loader, build_encoder, parse_name, typed_options, with_prices
 from rph.engine.store import Store
 from rph.errors import RphError, UsageError
 from rph.protocol import PRESETS
@@ -263,13 +263,13 @@ def test_without_costs_there_is_no_utility_unless_prices_are_given(world):
     outcome = world.evaluate(
         Settings(preset=PRESETS["smoke"], device="cpu", prices={"smal": 1.0}), bench=bench
     )
-    assert "unknown models: smal" in str(outcome.failures[0].error)
+    assert "did you mean 'small'?" in str(outcome.failures[0].error)
     assert outcome.exit_code == 2
 
 
 def test_what_is_found_in_a_benchmark_is_told_and_stands_in_the_result(world):
     (clean,) = world.evaluate(SMOKE).results
-    assert clean.blocks == {} and world.report.notes == []
+    assert "data" not in clean.blocks and world.report.notes == []
     frames = toys.tables()
     frames["test"].loc[:4, "query"] = frames["train"].loc[:4, "query"]
     bench = toys.write_bench(world.folder / "leaking", frames, name="leaking")
@@ -280,6 +280,35 @@ def test_what_is_found_in_a_benchmark_is_told_and_stands_in_the_result(world):
     assert note.startswith("leaking: queries whose text is also in an earlier split")
     (again,) = world.evaluate(SMOKE, bench=bench).results  # as it was kept
     assert again == result and world.report.notes == [note]
+
+
+def test_prices_are_of_models_without_known_costs():
+    def split(prefix, costs):
+        names = [f"{prefix}{i}" for i in range(2)]
+        return Split(
+            ids=names,
+            queries=names,
+            tasks=[""] * 2,
+            labels=np.ones((2, 3), np.float32),
+            costs=None if costs is None else np.array(costs, np.float32),
+        )
+
+    def bench(train, other):
+        splits = {name: split(name, other) for name in ("val", "test")}
+        return RoutingDataset(name="d", models=("a", "b", "c"), train=split("train", train), **splits)
+
+    partly = bench([[1, np.nan, np.nan], [np.nan] * 3], [[1, 2, np.nan], [3, np.nan, np.nan]])
+    assert with_prices(partly, {}) is partly
+    found = with_prices(partly, {"b": 0.5})
+    # What is known stays: of b one call on val and test each; of a call without its cost nothing is invented.
+    assert np.array_equal(found.train.costs, [[1, 0.5, np.nan], [np.nan, 0.5, np.nan]], equal_nan=True)
+    for one in (found.val, found.test):
+        assert np.array_equal(one.costs, [[1, 2, np.nan], [3, 0.5, np.nan]], equal_nan=True)
+    with pytest.raises(UsageError, match="--price a: 'd' has the costs of this model") as told:
+        with_prices(partly, {"b": 1.0, "a": 1.0})
+    assert told.value.fix.endswith("models without a price: b, c")
+    free = with_prices(bench(None, None), {"c": 2.0})
+    assert np.array_equal(free.train.costs, [[np.nan, np.nan, 2]] * 2, equal_nan=True)
 
 
 def test_damaged_scores_are_said_and_trained_again(world):

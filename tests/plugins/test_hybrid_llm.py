@@ -215,6 +215,12 @@ def head_of(monkeypatch, train):
     return heads[0]
 
 
+def test_one_label_makes_no_reference():
+    Y = np.array([[1, 0, NAN], [1, 0, NAN], [0, 1, 1], [1, 0, NAN]] * 5, "f4")
+    Y[3:, 2] = NAN  # one label, of 1, where the first is wrong
+    assert hybrid_llm.reference_model(Y) == 0
+
+
 def test_the_loss_reads_pairs_with_both_labels_only(monkeypatch):
     sparse = priced(world(missing=0.4)).observed
     best = int(np.nanmean(sparse.Y, axis=0).argmax())

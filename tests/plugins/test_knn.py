@@ -9,7 +9,7 @@ from rph_plugins.routers.knn import GRID, Config, KnnRouter, fit_many
 from tests.worlds import as_queries, labelled, some_queries, world
 
 from rph import Labelled, Trial, UsageError
-from rph.arrays import model_means
+from rph.arrays import model_means, observed_means
 
 UNIFORM = [variant for variant in GRID if variant.weights == "uniform"]
 
@@ -66,9 +66,13 @@ def test_a_missing_label_is_left_out_of_the_mean_and_is_not_zero():
     assert score(train, as_queries([[1, 0]]), Config(2)).tolist() == [[1, 1]]
 
 
-def test_where_no_neighbour_observed_a_model_its_train_mean_stands_in():
+def test_where_no_neighbour_observed_a_model_its_train_level_stands_in():
     train = labelled([*HAND_X, [-1, 0]], [[1, np.nan], [0, np.nan], [1, 1], [1, 0]])
-    assert score(train, as_queries([[1, 0]]), Config(2)).tolist() == [[0.5, 0.5]]
+    # The first has .75 on all. The second was .5 behind it on the two queries that both saw: .25, which counts
+    # 2 / (2 + 20 / 2) = 1/6 beside the other's 1, and is drawn to their mean by as much.
+    middle = (0.75 + 0.25 / 6) / (1 + 1 / 6)
+    expected = middle + (0.25 - middle) / 6
+    assert score(train, as_queries([[1, 0]]), Config(2)) == pytest.approx(np.array([[0.5, expected]]))
 
 
 def test_a_model_never_observed_gets_the_mean_of_the_pool():
@@ -123,10 +127,10 @@ def test_any_small_table_scores_as_the_naive_loop_and_within_zero_and_one(n, K, 
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.6])
-def test_all_training_queries_as_neighbours_route_every_query_to_the_best_single_model(missing):
+def test_all_training_queries_as_neighbours_route_every_query_to_the_model_of_the_best_mean(missing):
     train = world(missing=missing)
     scores = score(train, some_queries(), Config(len(train)))
-    means = model_means(train.Y)
+    means = observed_means(train.observed.Y)
     np.testing.assert_allclose(scores, np.tile(means, (50, 1)), atol=1e-6)
     assert (scores.argmax(axis=1) == means.argmax()).all()
 

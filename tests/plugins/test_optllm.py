@@ -12,6 +12,7 @@ from tests import routers, worlds
 from tests.worlds import labelled, some_queries, world
 
 from rph import Trial, UsageError
+from rph.arrays import model_means, observed_means
 
 NAN = np.nan
 TEST = some_queries()
@@ -104,6 +105,9 @@ def test_one_resample_is_a_plain_booster():
 
 def test_masked_labels_are_dropped_rows(monkeypatch):
     monkeypatch.setattr(optllm, "SUBSAMPLE", 1.0)
+    monkeypatch.setattr(
+        optllm, "level", observed_means
+    )  # where a booster starts, which others' labels decide too
     sparse, _ = split(missing=0.5)
     router = fit(sparse, blind(), columns=1.0)
     known = sparse.observed
@@ -154,9 +158,23 @@ def test_val_logloss_is_below_that_of_the_means(form):
 def test_a_model_whose_labels_are_all_the_same_gets_that_label(form, constant):
     Y = TRAIN.Y.copy()
     Y[:, 1] = constant
-    Y[::3, 1] = NAN
     found = scores(train=labelled(TRAIN.X, Y), **form)
     assert (found[:, 1] == constant).all() and found[:, [0, 2, 3]].std(axis=0).min() > 0
+    Y[::3, 1] = NAN  # what would it have had there? its level is a little further from certainty
+    found = scores(train=labelled(TRAIN.X, Y), **form)
+    assert (found[:, 1] == model_means(Y)[1]).all() and found[0, 1] == pytest.approx(constant, abs=0.05)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("few", [[1], [1, 1, 1, 0]])
+def test_few_labels_say_little_of_a_model(form, few):
+    """Neither where they are all the same, so that nothing is boosted, nor where a booster cannot split them."""
+    Y, val = TRAIN.Y.copy(), VAL.Y.copy()
+    Y[len(few) :, 2], Y[: len(few), 2], val[:, 2] = NAN, few, NAN
+    Y[:, 3] = np.random.default_rng(0).random(len(Y)) < 0.9
+    found = scores(train=labelled(TRAIN.X, Y), val=labelled(VAL.X, val), **form)
+    assert found[:, 2] == pytest.approx(model_means(Y)[2], abs=1e-5)
+    assert found[:, 2].max() < found[:, 3].mean()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -77,21 +77,43 @@ def test_outcomes_against_the_best_model_are_the_hand_computed_ones():
     assert tag_router.outcomes(Y) == pytest.approx(np.array(expected, "f4"), nan_ok=True)
 
 
+def test_one_label_makes_no_reference():
+    Y = np.array([[1, 0, NAN], [1, 0, NAN], [0, 1, 1], [1, 0, NAN]] * 5, "f4")
+    Y[3:, 2] = NAN  # one label, of 1, where the first is wrong
+    assert tag_router.outcomes(Y)[:, 0] == pytest.approx(tag_router.TIE)
+
+
+def test_mean_outcomes_are_not_cut_as_labels_are():
+    Y = np.array([[1, 0], [1, 0], [1, 1]], "f4")  # all known: the mean of -1, -1, .15
+    assert tag_router.mean_outcomes(tag_router.outcomes(Y)) == pytest.approx([0.15, -1.85 / 3])
+    table = tag_router.tag_table(Y, np.array([[0], [0], [0]]), 2, Config(scorer="rate", shrinkage=1.0))
+    assert table[:, 1] == pytest.approx([(-1.85 - 1.85 / 3) / 4, -1.85 / 3])
+
+
 def test_the_table_of_each_scorer_is_the_hand_computed_one():
     Y = np.array([[1, 1], [1, 0], [1, 0], [0, 1], [1, NAN], [1, NAN]], "f4")  # the first is the reference
-    # Its own outcomes are ties; the other's .15, -1, -1, 1, none, none. Overall .15 and -.85 / 4.
+    # Its own outcomes are ties; the other's .15, -1, -1, 1, none, none: on these four .15 + .85 / 4 behind the first.
+    # Four of six labels count 4 / (4 + 20 / 3) = 3/8; the level of the other is drawn to the pool's mean by as much.
     tags = np.array([[0, 1], [0, 2], [0, 1], [1, 2], [2, 3], [0, 3]])  # no query of tag 3 observed the other
 
     def table(scorer, shrinkage):
         return tag_router.tag_table(Y, tags, 4, Config(scorer=scorer, shrinkage=shrinkage)).T
 
-    rate = [[0.15] * 4, [-1.85 / 3, 0.15 / 3, 0, -0.2125]]
+    def drawn(complete, other):
+        middle = (complete + 3 / 8 * other) / (1 + 3 / 8)
+        return middle + 3 / 8 * (other - middle)
+
+    overall = drawn(0.15, -0.85 / 4)
+    rate = [[0.15] * 4, [-1.85 / 3, 0.15 / 3, 0, overall]]
     assert table("rate", 0.0) == pytest.approx(np.array(rate), abs=1e-6)
-    shrunk = [[0.15] * 4, [(-1.85 - 0.425) / 5, (0.15 - 0.425) / 5, -0.425 / 4, -0.2125]]
+    shrunk = [[0.15] * 4, [(-1.85 + 2 * overall) / 5, (0.15 + 2 * overall) / 5, 2 * overall / 4, overall]]
     assert table("rate", 2.0) == pytest.approx(np.array(shrunk), abs=1e-6)
     literal = [[0.6, 0.45, 0.45, 0.3], [-1.85, 0.15, 0, 0]]
     assert table("sum", 5.0) == pytest.approx(np.array(literal), abs=1e-6)
-    mean, other = 5 / 6, 0.5
+    mean, other = (
+        5 / 6,
+        drawn(5 / 6, 5 / 6 - (3 - 2) / 4),
+    )  # on four queries three right of the first, two of the other
     smoothed = [[(c + 2 * mean) / (n + 2) for c, n in ((4, 4), (2, 3), (2, 3), (2, 2))]]
     smoothed += [[(c + 2 * other) / (n + 2) for c, n in ((1, 3), (2, 3), (1, 2), (0, 0))]]
     assert table("smoothed", 2.0) == pytest.approx(np.array(smoothed), abs=1e-6)

@@ -154,6 +154,34 @@ def test_the_plane_by_hand():
     assert [row[4] for row in sheet.rows] == ["yes", "no", "no", "no", "no"]
 
 
+PRICES = {"unpriced": ["c"], "queries": 4, "best_single_model": "a", "best_single": 0.75, "oracle": 1.0}
+
+
+def test_where_some_models_have_no_price_the_plane_is_of_the_others():
+    # The last query goes to c, which is right; of a and b, which are even, to a, which is better and wrong.
+    routes, costs, blocks = [0, 0, 0, 2], [3, 1, float("nan")], {"prices": PRICES}
+    one = entry(Y, routes, router="r", costs=costs, blocks=blocks)
+    (plane,) = utility.planes([one])
+    assert one.result.test_accuracy_mean == 1.0
+    (spot,) = plane.routers
+    assert (spot.accuracy, spot.cost, spot.normalised_cost) == (0.75, 3.0, 1.0)
+    assert [spot.normalised_cost for spot in plane.models] == [1.0, 0.0, None]
+    assert plane.over.startswith(
+        "No price is known of c: cost, utility and cost curves are of choices among the"
+    )
+    assert plane.over in utility.plane_sheets([one])[0].notes
+    assert f"bench: {plane.over}" in utility.utility_sheets([one])[0].notes
+
+
+def test_why_there_is_no_utility_is_told_for_each_benchmark():
+    before = entry(
+        Y, PERFECT, bench="before", costs=[1, 2, float("nan")], utility=None
+    )  # as rph once wrote it
+    with pytest.raises(UsageError) as told:
+        utility.utility_sheets([entry(Y, PERFECT, bench="free"), before])
+    assert told.value.why == "free: no costs; before: no price is known of c"
+
+
 def test_without_costs_the_plane_has_one_axis():
     (plane,) = utility.planes([entry(Y, PERFECT)])
     assert plane.routers[0].cost is None and plane.routers[0].normalised_cost is None

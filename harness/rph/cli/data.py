@@ -166,7 +166,8 @@ def data_import(
     """Make a benchmark folder of your own results, and tell what was left out and what `rph data check` finds.
 
     A file is long (a row per query and model: query, model, correct) or wide (a row per query: query,
-    correct/MODEL); id, task, split (train, val, test) and cost or cost/MODEL (US dollars per call) are optional.
+    correct/MODEL); id, task, language, split (train, val, test), cost or cost/MODEL (US dollars per call) and hole
+    or hole/MODEL (why a label is missing: planned, failed, empty, cut, unscored) are optional.
 
     Example: rph data import results.csv --out my-bench --name my-bench
     """

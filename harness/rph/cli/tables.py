@@ -12,7 +12,6 @@ from rich.table import Table
 from rph.results import missing, tasks
 from rph.results.cell import CellResult, utility_unknown
 from rph.results.metrics import gap_closed
-from rph.results.missing import priced_pool, without_utility
 from rph.results.sets import descending, ranks
 from rph.study.identities import Identities
 
@@ -118,9 +117,8 @@ def _notes(cells: list[CellResult]) -> list[str]:
     if shown := [f"{name} {100 * g.low:+.2f} to {100 * g.high:+.2f}" for name, g in gains if g is not None]:
         lines.append(f"Points above best single, query by query: {', '.join(shown)}.")
     lines.append(f"BCE of predicting each model's train mean: {number(reference.base_rate_bce, 3)}.")
-    if all(reasons := [without_utility(cell) for cell in cells]):
+    if all(reasons := [missing.without_utility(cell) for cell in cells]):
         lines.append(f"Cost and utility: n/a ({reasons[0]}).")
-    lines += dict.fromkeys(over for cell in cells if (over := priced_pool(cell)))
     lines += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     if any(cell.reference.bayes is not None for cell in cells):
         shares = ", ".join(f"{cell.router} {percent(cell.learnable_gap_closed)}" for cell in cells)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LONG = ("query", "model", "correct")
-OPTIONAL = ("id", "cost", "task", "split")
-PREFIXES = ("correct/", "cost/")
+OPTIONAL = ("id", "cost", "hole", "task", "language", "split")
+PREFIXES = ("correct/", "cost/", "hole/")
 OTHER_MARKS = {";": "';'", "\t": "tabs", "|": "'|'"}  # that spreadsheets put between columns
 SHOWN = 60  # characters of a value in a message
 

@@ -1,11 +1,12 @@
 """A user's own results as a benchmark in the form routing-table/1; what is left out is counted and told.
 
-Long form, a row per query and model: the columns query, model, correct and, where known, id, cost, task, split.
-Wide form, a row per query: query, correct/<model> and, where known, id, cost/<model>, task, split. CSV, JSONL or
-Parquet. Both are taken apart into cells (query, model, label, cost) and go the same way from there, so that equal
-content gives equal benchmarks.
+Long form, a row per query and model: the columns query, model, correct and, where known, id, cost, hole, task, language,
+split. Wide form, a row per query: query, correct/<model> and, where known, id, cost/<model>, hole/<model>, task, language,
+split. CSV, JSONL or Parquet. Both are taken apart into cells (query, model, label, cost, hole) and go the same way from
+there, so that equal content gives equal benchmarks.
 
-A cell that is empty is missing, never 0 and never $0. Rows are counted from 1, the first after a header.
+A cell that is empty is missing, never 0 and never $0; `hole` is the reason why, where it is known (rph.holes.REASONS). A
+reason beside a label is left out and told: the label was observed. Rows are counted from 1, the first after a header.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rph.api import SPLITS, RoutingDataset, Split, SplitName
-from rph.data import checking, published, validity
+from rph.data import checking, published, routing_table, validity
 from rph.data.columns import (
     LONG,
     OPTIONAL,
@@ -202,8 +203,8 @@ def convert(
     queries = rows.one_each(
         rows.query, "queries", "give each query an id of its own, or none: then one is made from its text"
     )
-    tasks = _tasks(rows, notes)
-    models, labels, costs = _cells(rows, form, threshold, notes)
+    tasks, languages = (_of_each(rows, name, notes) for name in ("task", "language"))
+    models, labels, costs, reasons = _cells(rows, form, threshold, notes)
     parts = _parts(rows, queries, labels)
 
     learned = np.asarray(~np.isnan(labels[parts[0]]).all(axis=0))
@@ -218,13 +219,15 @@ def convert(
     kept = np.concatenate(parts)
     left_out = np.setdiff1d(np.arange(len(ids)), kept)
     _note(notes, "queries left out, without any label", left_out, lambda i: f"id {ids[i]!r}")
-    costs = costs[:, learned]
+    costs, reasons = costs[:, learned], reasons[:, learned]
     whole = Split(
         ids=ids,
         queries=queries,
-        tasks=tasks,
+        tasks=tasks or [""] * len(ids),
         labels=np.ascontiguousarray(labels[:, learned], np.float32),
         costs=None if np.isnan(costs[kept]).all() else np.ascontiguousarray(costs, np.float32),
+        reasons=np.ascontiguousarray(reasons) if reasons[kept].any() else None,
+        languages=languages,
     )
     train, val, test = (published.take(whole, part.tolist()) for part in parts)
     dataset = RoutingDataset(
@@ -239,7 +242,7 @@ def convert(
 
 
 def _form(where: str, names: Sequence[str]) -> Form:
-    correct, cost = (
+    correct, cost, hole = (
         [name.removeprefix(prefix) for name in names if name.startswith(prefix)] for prefix in PREFIXES
     )
     long, wide = "model" in names, bool(correct)
@@ -251,9 +254,9 @@ def _form(where: str, names: Sequence[str]) -> Form:
         )
     fix = "rename columns: --columns query=YOURS,correct=YOURS,..."
     if wide:
-        needed = ["query", *(f"correct/{model}" for model in cost)]
+        needed = ["query", *(f"correct/{model}" for model in dict.fromkeys([*cost, *hole]))]
         published.check_columns(where, names, needed, others=True, form="columns of the wide form", fix=fix)
-        known = {*needed, "id", "task", "split", *(f"{p}{m}" for p in PREFIXES for m in correct)}
+        known = {*needed, "id", "task", "language", "split", *(f"{p}{m}" for p in PREFIXES for m in correct)}
     else:
         form = "columns of the long form, query, model, correct" + (
             "" if long else "; nor those of the wide one, query, correct/<model>"
@@ -313,23 +316,37 @@ def _ids(where: str, frame: pa.Table, query: Texts) -> Texts:
     return Texts(*pd.factorize(each))
 
 
-def _tasks(rows: Rows, notes: list[Note]) -> list[str]:
-    if "task" not in rows.frame.column_names:
-        return [""] * len(rows.first)
-    tasks = texts_of(rows.where, rows.frame, "task")
+def _of_each(rows: Rows, name: str, notes: list[Note]) -> list[str]:
+    """The task or language of each query [N]; [] where there is no such column."""
+    if name not in rows.frame.column_names:
+        return []
+    texts = texts_of(rows.where, rows.frame, name)
     _note(
         notes,
-        "rows with another task than the query's first row, whose task is kept",
-        rows.others(tasks),
+        f"rows with another {name} than the query's first row, whose {name} is kept",
+        rows.others(texts),
         lambda r: f"row {rows.numbers[r]} (id {rows.ids.of(r)!r})",
     )
-    return rows.first_of_each(tasks)
+    return rows.first_of_each(texts)
+
+
+def _reasons(rows: Rows, name: str) -> NDArray[np.uint8]:
+    """A column of reasons [R] as places in rph.holes.REASONS."""
+    if name not in rows.frame.column_names:
+        return np.zeros(len(rows.numbers), np.uint8)
+    texts = texts_of(rows.where, rows.frame, name)
+    places = []
+    for code, word in enumerate(texts.values):
+        r = int((texts.codes == code).argmax())
+        first = f"row {rows.numbers[r]} (id {rows.ids.of(r)!r})"
+        places.append(routing_table.reason(word.strip(), f"{rows.where}: column {name!r}", first))
+    return np.array(places, np.uint8)[texts.codes]
 
 
 def _cells(
     rows: Rows, form: Form, threshold: float | None, notes: list[Note]
-) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """The models, their labels [N, K] and costs [N, K]."""
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8]]:
+    """The models, their labels, costs, and the reasons why labels are missing: all [N, K]."""
     import pandas as pd
 
     names = rows.frame.column_names
@@ -339,6 +356,7 @@ def _cells(
         models, columns = model.values[used].tolist(), codes[:, None]
         correct = _numbers(rows, "correct")[:, None]  # [R, 1]
         cost = _numbers(rows, "cost")[:, None] if "cost" in names else np.full_like(correct, np.nan)
+        hole = _reasons(rows, "hole")[:, None]
     else:
         models, columns = form.models, np.arange(len(form.models))[None]
         correct = np.stack([_numbers(rows, f"correct/{m}") for m in models], axis=1)  # [R, K]
@@ -346,13 +364,14 @@ def _cells(
         for m, name in enumerate(models):
             if f"cost/{name}" in names:
                 cost[:, m] = _numbers(rows, f"cost/{name}")
+        hole = np.stack([_reasons(rows, f"hole/{m}") for m in models], axis=1)
     if threshold is not None:
         correct = np.where(np.isnan(correct), np.nan, correct >= threshold)
 
     shape = len(rows.first), len(models)
     # The cell of the benchmark that a cell of the file is: query and model in one number.
     key = (rows.ids.codes[:, None] * len(models) + columns).ravel()
-    label, dollars = correct.ravel(), cost.ravel()
+    label, dollars, why = correct.ravel(), cost.ravel(), hole.ravel()
     low = np.full(shape, np.nan).ravel()
     high, costs = low.copy(), low.copy()
     np.fmin.at(low, key, label)
@@ -361,6 +380,11 @@ def _cells(
     costs[key[known]] = dollars[known]  # backwards: the first known cost stays
     clash = low < high
     low[clash] = costs[clash] = np.nan
+    reasons = np.zeros(len(low), np.uint8)
+    given = np.flatnonzero(why)[::-1]
+    reasons[key[given]] = why[given]  # as with costs
+    beside = np.flatnonzero((reasons > 0) & ~np.isnan(low))
+    reasons[beside] = 0
 
     def cell(at: int) -> str:
         return f"id {rows.ids.values[at // len(models)]!r} and model {models[at % len(models)]!r}"
@@ -369,7 +393,8 @@ def _cells(
     again = said[pd.Series(said).duplicated().to_numpy()]
     _note(notes, "repeated cells with equal labels, of which one is kept", again[~clash[again]], cell)
     _note(notes, "cells with different labels, now missing", pd.unique(said[clash[said]]), cell)
-    return models, low.reshape(shape), costs.reshape(shape)
+    _note(notes, "reasons beside a label, left out", beside, cell)
+    return models, low.reshape(shape), costs.reshape(shape), reasons.reshape(shape)
 
 
 def _parts(rows: Rows, queries: Sequence[str], labels: NDArray[np.float64]) -> list[NDArray[np.int64]]:

@@ -196,12 +196,19 @@ def check_queries(where: str, ids: Sequence[str], queries: Sequence[str]) -> Non
 
 def take(whole: Split, rows: Sequence[int]) -> Split:
     """These rows of a table, in this order, as a split."""
+
+    def of(table: Any) -> Any:
+        return None if table is None else table[rows]
+
     return Split(
         ids=[whole.ids[i] for i in rows],
         queries=[whole.queries[i] for i in rows],
         tasks=[whole.tasks[i] for i in rows],
         labels=whole.labels[rows],
-        costs=None if whole.costs is None else whole.costs[rows],
+        costs=of(whole.costs),
+        p_correct=of(whole.p_correct),
+        reasons=of(whole.reasons),
+        languages=[whole.languages[i] for i in rows] if whole.languages else (),
     )
 
 

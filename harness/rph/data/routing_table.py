@@ -9,10 +9,17 @@ A folder holds `bench.yaml` and one Parquet file per split:
     splits: {train: train.parquet, val: val.parquet, test: test.parquet}
     citation: arXiv:2400.00000          # optional, as are source, description, labels, licence, subset
 
-Columns: `id`, `query`, `task` (optional), `correct/<model>`, with costs `cost/<model>` in US dollars per call, and in
-a control world `p_correct/<model>`. A label is in [0, 1]; null or NaN means not observed, never 0. An unknown cost is
-null or NaN, never $0. A misspelt key, or a column of a model that is not in the pool, is an error; other columns are
-left out with a word.
+Columns: `id`, `query`, `task` and `language` (optional), `correct/<model>`, with costs `cost/<model>` in US dollars per
+call, and in a control world `p_correct/<model>`. A label is in [0, 1]; null or NaN means not observed, never 0. An
+unknown cost is null or NaN, never $0. A misspelt key, or a column of a model that is not in the pool, is an error; other
+columns are left out with a word.
+
+What is known of missing labels may be said (rph.holes): columns `hole/<model>`, of some models or all, hold planned,
+failed, empty, cut or unscored where a label is missing, null or "" where nothing is known; and in `bench.yaml`
+
+    holes: planned                      # what no column says was never asked, by a plan drawn before any answer
+    plan: {gsm8k: {model-a: 0.5}}       # the share of a task's queries that a model was asked, where known
+    blocks: {gsm8k: [model-b]}          # models that were not run on a task
 """
 
 from __future__ import annotations
@@ -30,15 +37,19 @@ from rph import disk
 from rph.api import SPLITS, RoutingDataset, Split
 from rph.data.validity import check, repeated_in
 from rph.errors import UsageError
+from rph.holes import REASONS, Holes
 from rph.lazy import np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rph.api import Float32
 
 FORMAT = "routing-table/1"
 HEAD = "bench.yaml"
 REQUIRED = ("format", "name", "models", "costs", "splits")
 OPTIONAL = ("citation", "source", "description", "labels", "licence", "subset")
+OF_HOLES = ("holes", "plan", "blocks")  # words so short that notes, rules and lang are like them
 CHECKSUMS = "checksums.json"  # only in converted benchmarks: file name -> sha256
 CONVERTED = "converted by rph"  # the source that a converted benchmark names
 
@@ -59,7 +70,13 @@ def read(folder: Path) -> RoutingDataset:
     for name in SPLITS:
         file = _inside(folder, name, head["splits"][name])
         splits[name] = _read_split(file, models, costs=head["costs"] == "usd")
-    dataset = RoutingDataset(name=head["name"], models=models, **splits, subset=head.get("subset") or "")
+    dataset = RoutingDataset(
+        name=head["name"],
+        models=models,
+        **splits,
+        subset=head.get("subset") or "",
+        holes=_read_holes(folder / HEAD, head),
+    )
     check(dataset)
     return dataset
 
@@ -92,8 +109,13 @@ def _read_head(folder: Path) -> dict[str, Any]:
         )
     # Further keys are the owner's notes, but one that looks like a known key is that key misspelt.
     known = (*REQUIRED, *OPTIONAL)
-    misspelt = [key for key in head if difflib.get_close_matches(str(key), known, n=1)]
-    _refuse_unknown(f"{path} has an unknown key", misspelt, known)
+    misspelt = [
+        key
+        for key in map(str, head)
+        if difflib.get_close_matches(key, known, n=1)
+        or difflib.get_close_matches(key, OF_HOLES, n=1, cutoff=0.8)
+    ]
+    _refuse_unknown(f"{path} has an unknown key", misspelt, (*known, *OF_HOLES))
     if missing := [key for key in REQUIRED if key not in head]:
         raise UsageError(
             f"{path} lacks {', '.join(missing)}",
@@ -135,6 +157,45 @@ def _check_values(path: Path, head: dict[str, Any]) -> None:
         )
     if not isinstance(head.get("subset") or "", str):
         raise UsageError(f"{path}: `subset` is not text", fix="say in words what the rows are")
+
+
+def _read_holes(path: Path, head: dict[str, Any]) -> Holes:
+    """What bench.yaml says of missing labels; whether it fits the table is checked with the table."""
+    if head.get("holes") not in ("planned", None):
+        raise UsageError(
+            f"{path}: `holes` is {head['holes']!r}",
+            why="it says whether a plan left labels out, or is not there",
+            fix="write `holes: planned`, or take it out",
+        )
+    blocks, plan = head.get("blocks") or {}, head.get("plan") or {}
+    if not _is_by_task(blocks, list) or not all(isinstance(m, str) for each in blocks.values() for m in each):
+        raise UsageError(
+            f"{path}: `blocks` does not give a list of models per task",
+            why=f"it is {blocks!r}",
+            fix="write `blocks: {task: [model, ...]}`; put a name that looks like a number in quotes",
+        )
+    if not _is_by_task(plan, dict) or not all(
+        isinstance(m, str) and type(share) in (int, float)
+        for each in plan.values()
+        for m, share in each.items()
+    ):
+        raise UsageError(
+            f"{path}: `plan` does not give a share per task and model",
+            why=f"it is {plan!r}",
+            fix="write `plan: {task: {model: 0.5, ...}}`; put a name that looks like a number in quotes",
+        )
+    return Holes(
+        planned=head.get("holes") == "planned",
+        blocks=frozenset((task, model) for task, each in blocks.items() for model in each),
+        plan={(task, model): float(share) for task, each in plan.items() for model, share in each.items()},
+    )
+
+
+def _is_by_task(value: Any, kind: type) -> bool:
+    """Whether a value of bench.yaml holds one of its kind for each task."""
+    return isinstance(value, dict) and all(
+        isinstance(task, str) and isinstance(each, kind) for task, each in value.items()
+    )
 
 
 def _refuse_unknown(what: str, found: Iterable[Any], known: Sequence[str]) -> None:
@@ -179,6 +240,8 @@ def _read_split(path: Path, models: Sequence[str], *, costs: bool) -> Split:
         labels=matrices["correct"],
         costs=matrices.get("cost"),
         p_correct=matrices.get("p_correct"),
+        reasons=_reasons(path, rows, models, ids),
+        languages=texts(path, rows, "language", ids, nulls=True) if "language" in names else (),
     )
 
 
@@ -196,9 +259,10 @@ def _check_columns(
             why=f"{HEAD} says `costs: usd`",
             fix="add a column cost/<model> for every model, or write `costs: null`",
         )
-    expected = ["id", "query", "task", *(f"{kind}/{model}" for kind in kinds for model in models)]
-    extra = [name for name in names if name not in set(expected)]
-    missing = [name for name in expected if name not in set(names) and name != "task"]
+    expected = ["id", "query", *(f"{kind}/{model}" for kind in kinds for model in models)]
+    known = {*expected, "task", "language", *(f"hole/{model}" for model in models)}
+    extra = [name for name in names if name not in known]
+    missing = [name for name in expected if name not in set(names)]
     if missing:
         close = difflib.get_close_matches(missing[0], extra, n=1)
         raise UsageError(
@@ -258,22 +322,32 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def texts(path: Path, rows: Any, name: str, ids: Sequence[str] = ()) -> list[str]:
-    """A column of text without nulls; `ids` name the rows in messages."""
+def _text_column(path: Path, rows: Any, name: str) -> Any:
+    """A column of text, nulls and all, as pyarrow has it; ids may be whole numbers."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     column = rows.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
     if name == "id" and pa.types.is_integer(kind):
-        column = column.cast(pa.string())
-    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        return column.cast(pa.string())
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise UsageError(
             f"{path}: column {name!r} is not text", why=f"it is {kind}", fix="write it as strings"
         )
-    if column.null_count:
+    return column
+
+
+def texts(path: Path, rows: Any, name: str, ids: Sequence[str] = (), *, nulls: bool = False) -> list[str]:
+    """A column of text; a null is an error, with `nulls` "". `ids` name the rows in messages."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = _text_column(path, rows, name)
+    if column.null_count and nulls:
+        column = column.cast(pa.large_string()).fill_null("")
+    elif column.null_count:
         first = pc.index(pc.is_null(column), True).as_py()
         where = f"row {first}" + (f" (id {ids[first]!r})" if ids else "")
         raise UsageError(
@@ -315,6 +389,39 @@ def matrix(path: Path, rows: Any, kind: str, models: Sequence[str], ids: Sequenc
     return cells
 
 
+def _reasons(
+    path: Path, rows: Columns, models: Sequence[str], ids: Sequence[str]
+) -> NDArray[np.uint8] | None:
+    """The columns `hole/<model>` as places in REASONS [N, K]; None where there is no such column."""
+    import pyarrow as pa
+
+    there = [(m, name) for m, model in enumerate(models) if (name := f"hole/{model}") in rows.column_names]
+    reasons = np.zeros((len(ids), len(models)), np.uint8)
+    for m, name in there:
+        column = _text_column(path, rows, name).cast(pa.large_string()).fill_null("")
+        coded = column.combine_chunks().dictionary_encode()
+        codes = coded.indices.to_numpy()
+        places = []
+        for code, word in enumerate(coded.dictionary.to_pylist()):
+            at = int((codes == code).argmax())
+            places.append(reason(word, f"{path}: column {name!r}", f"id {ids[at]!r}"))
+        reasons[:, m] = np.array(places, np.uint8)[codes]
+    return reasons if there else None
+
+
+def reason(word: str, where: str, first: str) -> int:
+    """The place of a word in REASONS; in a message `where` names the column and `first` the first row that has it."""
+    if word not in REASONS:
+        close = difflib.get_close_matches(word, REASONS[1:], n=1)
+        raise UsageError(
+            f"{where} has an unknown reason: {word!r}",
+            why=f"the first is of {first}; "
+            + (f"did you mean {close[0]!r}?" if close else f"the reasons are {', '.join(REASONS[1:])}"),
+            fix="write one of them where a label is missing, or leave the cell empty",
+        )
+    return REASONS.index(word)
+
+
 # --- writing ----------------------------------------------------------------------------------------
 
 
@@ -353,7 +460,7 @@ def _write_files(dataset: RoutingDataset, folder: Path, **said: str) -> None:
         "subset": dataset.subset,
         **said,
     }
-    head = {key: value for key, value in head.items() if value != ""}
+    head = {key: value for key, value in head.items() if value != ""} | _holes_said(dataset.holes)
     (folder / HEAD).write_text(yaml.safe_dump(head, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for name, split in dataset.splits():
         columns: dict[str, Any] = {
@@ -367,7 +474,27 @@ def _write_files(dataset: RoutingDataset, folder: Path, **said: str) -> None:
         ):
             if matrix is not None:
                 columns |= {f"{kind}/{model}": matrix[:, m] for m, model in enumerate(dataset.models)}
+        if split.languages:
+            columns["language"] = pa.array(split.languages, pa.large_string())
+        if split.reasons is not None:
+            words = np.array(REASONS, dtype=np.object_)
+            columns |= {
+                f"hole/{dataset.models[m]}": pa.array(words[split.reasons[:, m]], pa.string())
+                for m in np.flatnonzero(split.reasons.any(axis=0))
+            }
         pq.write_table(pa.table(columns), folder / f"{name}.parquet", compression="zstd")
+
+
+def _holes_said(holes: Holes) -> dict[str, Any]:
+    """The keys of bench.yaml that say what is known of missing labels."""
+    blocks: dict[str, list[str]] = {}
+    plan: dict[str, dict[str, float]] = {}
+    for task, model in sorted(holes.blocks):
+        blocks.setdefault(task, []).append(model)
+    for (task, model), share in holes.plan.items():
+        plan.setdefault(task, {})[model] = share
+    said = {"holes": "planned" if holes.planned else "", "plan": plan, "blocks": blocks}
+    return {key: value for key, value in said.items() if value}
 
 
 # --- converted benchmarks ---------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rph import disk
 from rph.api import RoutingDataset, Split
 from rph.errors import UsageError
+from rph.holes import REASONS, pool_of
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ def check(dataset: RoutingDataset) -> None:
                     f"{what} has {kind} in some splits and none in others",
                     fix="give them in all splits or in none",
                 )
+    _check_holes(what, dataset)
     if np.isnan(dataset.val.labels).all():
         raise UsageError(
             f"{what}, split 'val' has no label",
@@ -85,7 +89,13 @@ def _check_texts(where: str, split: Split) -> None:
             f"{where} has {n} ids, {len(split.queries)} queries and {len(split.tasks)} tasks",
             fix="give one of each per row",
         )
-    for column, texts in (("id", split.ids), ("query", split.queries), ("task", split.tasks)):
+    if len(split.languages) not in (0, n):
+        raise UsageError(
+            f"{where} has {n} ids and {len(split.languages)} languages",
+            fix="give one per row, or none at all",
+        )
+    columns = {"id": split.ids, "query": split.queries, "task": split.tasks, "language": split.languages}
+    for column, texts in columns.items():
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UsageError(
@@ -149,6 +159,8 @@ def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
                 fix="np.ascontiguousarray(array, np.float32)",
             )
     labels, costs, p = split.labels, split.costs, split.p_correct
+    if split.reasons is not None:
+        _check_reasons(where, split, models, split.reasons)
     _refuse_cells(
         where,
         split,
@@ -178,6 +190,95 @@ def _check_numbers(where: str, split: Split, models: Sequence[str]) -> None:
             "P(correct) outside [0, 1]",
             "give it for every cell",
         )
+
+
+def _check_reasons(where: str, split: Split, models: Sequence[str], reasons: Any) -> None:
+    """Why labels are missing: places in rph.holes.REASONS, and none beside a label."""
+    shape = split.labels.shape
+    if not isinstance(reasons, np.ndarray) or reasons.shape != shape or reasons.dtype != np.uint8:
+        found = (
+            f"{reasons.dtype} {reasons.shape}" if isinstance(reasons, np.ndarray) else type(reasons).__name__
+        )
+        raise UsageError(
+            f"{where}: reasons are {found}",
+            why=f"expected uint8 {shape}: a row per query, a column per model, each a place in rph.holes.REASONS",
+            fix="np.asarray(places, np.uint8)",
+        )
+    if reasons.max(initial=0) >= len(REASONS):
+        raise UsageError(
+            f"{where}: {reasons.max()} is the code of no reason",
+            why=f"reasons are places in rph.holes.REASONS, which has {len(REASONS)}",
+            fix="use REASONS.index(reason), and 0 where nothing is said",
+        )
+    beside = np.argwhere((reasons > 0) & ~np.isnan(split.labels))
+    if len(beside):
+        i, m = beside[0]
+        raise UsageError(
+            f"{where}: {len(beside)} label(s) with a reason why they are missing",
+            why=f"the first is {split.labels[i, m]:g} and {REASONS[reasons[i, m]]!r}, "
+            f"of id {split.ids[i]!r} and model {models[m]!r}",
+            fix="take out the label or the reason: an answer that counts as wrong is 0, and no hole",
+        )
+
+
+def _check_holes(what: str, dataset: RoutingDataset) -> None:
+    """What is said of missing labels fits the table: known tasks and models, shares, and blocks that are empty."""
+    said = dataset.holes
+    if not said.blocks and not said.plan:
+        return
+    if said.plan and not said.planned:
+        raise UsageError(
+            f"{what} has a plan, and does not say that its holes are planned",
+            why="the shares of a plan are of labels that are missing because they were never asked",
+            fix="say `holes: planned` (Holes(planned=True)), or take the plan out",
+        )
+    tasks = {task for _, split in dataset.splits() for task in split.tasks}
+    for names, cells in (("the blocks name", said.blocks), ("the plan names", said.plan)):
+        if not said.settled:  # a part of a table may have no rows of some tasks
+            _refuse_unknown(f"{what}: {names} task", {task for task, _ in cells}, tasks)
+        _refuse_unknown(f"{what}: {names} model", {model for _, model in cells}, dataset.models)
+    for (task, model), share in said.plan.items():
+        if not 0 < share <= 1:
+            raise UsageError(
+                f"{what}: by plan model {model!r} was asked a share {share:g} of task {task!r}",
+                why="a share is above 0 and at most 1",
+                fix="correct it; a model that was not asked at all belongs in `blocks`",
+            )
+    blocked = Counter(task for task, _ in said.blocks)
+    if full := [task for task, count in blocked.items() if count == len(dataset.models)]:
+        raise UsageError(
+            f"{what}: blocks leave task {full[0]!r} no model",
+            why="its queries could be sent to nobody",
+            fix="leave its queries out, or correct the blocks",
+        )
+    if not said.settled:
+        _check_empty(what, dataset)
+
+
+def _check_empty(what: str, dataset: RoutingDataset) -> None:
+    """No label in a block that somebody declared."""
+    blocks = dataset.holes.blocks
+    for name, split in dataset.splits():
+        pool = pool_of(split.tasks, dataset.models, blocks)
+        if pool is not None and len(wrong := np.argwhere(~pool & ~np.isnan(split.labels))):
+            i, m = wrong[0]
+            raise UsageError(
+                f"{what}, split {name!r}: {len(wrong)} label(s) in a block",
+                why=f"blocks say that model {dataset.models[m]!r} was not run on task {split.tasks[i]!r}, "
+                f"and it has a label for id {split.ids[i]!r}",
+                fix="take out the labels, or the block",
+            )
+
+
+def _refuse_unknown(what: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in sorted(names):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"{what} {name!r}, which it does not have",
+                why=f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}",
+                fix="correct the name, or take it out",
+            )
 
 
 def _refuse_cells(

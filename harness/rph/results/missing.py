@@ -309,6 +309,8 @@ def notes(result: CellResult) -> Iterator[str]:
         yield from _of_labels(holes)
     elif result.coverage < 1:
         yield "Of what was chosen, labels are missing; this result says no more of them (before rph-result/3)."
+    if (over := priced_pool(result)) is not None:
+        yield over
 
 
 def _of_labels(holes: Holes) -> Iterator[str]:

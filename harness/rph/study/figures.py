@@ -130,7 +130,7 @@ def accuracy_cost(plane: Plane) -> Drawing:
         f"{'cost' if priced else 'their places, as the benchmark has no costs'}. The red band reaches "
         f"{100 * plateau.NEAR:g} points below the best router; the green line is the oracle."
         + (f" Not shown: {unknown}, of unknown accuracy or cost." if unknown else "")
-        + "".join(f" {over}" for over in plane.over),
+        + ("" if plane.over is None else f" {plane.over}"),
         figure=figure,
     )
 

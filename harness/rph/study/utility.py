@@ -84,17 +84,9 @@ def _why_none(group: Group) -> str:
 
 
 def _unknown(group: Group) -> Iterator[str]:
-    yield from _over(group)
     for entry in group.entries:
         if why := utility_unknown(entry.result):
             yield f"{entry.result.router} x {entry.result.encoder}: {why}."
-
-
-def _over(group: Group) -> Iterator[str]:
-    """What cost and utility are over, where some models have no price."""
-    yield from dict.fromkeys(
-        over for entry in group.entries if (over := priced_pool(entry.result)) is not None
-    )
 
 
 def _utility_sheet(found: Utilities, notes: Sequence[str]) -> Sheet:
@@ -145,7 +137,7 @@ class Plane:
     models: tuple[Spot, ...]  # as constant routes, in the order of the pool
     band: tuple[float, float] | None  # the plateau: from NEAR below the best router up to it
     oracle: float | None
-    over: tuple[str, ...] = ()  # where some models have no price: what all of this is over
+    over: str | None = None  # where some models have no price: what all of this is over
 
 
 def planes(entries: Sequence[Entry]) -> list[Plane]:
@@ -177,7 +169,7 @@ def _plane(group: Group) -> Plane:
         ),
         band=None if best is None else (best - NEAR, best),
         oracle=_oracle_for_money(group.entries[0].result),
-        over=tuple(_over(group)),
+        over=priced_pool(group.entries[0].result),
     )
 
 
@@ -245,6 +237,6 @@ def _plane_sheet(plane: Plane) -> Sheet:
         (
             f"On the plateau: at most {100 * NEAR:g} points below the best router. Oracle: {oracle}.",
             "Normalised cost: 0 is the cheapest model's mean test cost, 1 the dearest's.",
-            *plane.over,
+            *([] if plane.over is None else [plane.over]),
         ),
     )

@@ -74,8 +74,8 @@ def _costs(board: Board) -> Any:
             if point.cost is not None and point.accuracy is not None
         ]
         curves.append({"name": cell.router, "x": [x for x, _ in known], "y": [y for _, y in known]})
-        if cell.cost is not None:
-            points.append({"name": cell.router, "x": 1000 * cell.cost, "y": 100 * row.accuracy})
+        if cell.cost is not None and known:  # at lambda 0, of the models with a price
+            points.append({"name": cell.router, "x": known[0][0], "y": known[0][1]})
     xs = [p["x"] for p in models + points] + [x for curve in curves for x in curve["x"]]
     fig = _figure(
         x_axis_label="US dollars per 1,000 queries",
