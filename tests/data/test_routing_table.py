@@ -241,7 +241,9 @@ def with_holes(**changes):
         )
 
     said = Holes(
-        planned=True, blocks=frozenset({("y 2", "b")}), plan={("x", "b"): 2 / 3, ("x", "org/a"): 1.0}
+        planned=True,
+        blocks=frozenset({("y 2", "b")}),
+        plan={("x", "b"): np.float64(2 / 3), ("x", "org/a"): 1.0},
     )
     made = RoutingDataset(
         name="mine", models=MODELS, **{s: split(s) for s in ("train", "val", "test")}, holes=said

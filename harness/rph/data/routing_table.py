@@ -352,7 +352,7 @@ def _holes_said(holes: Holes) -> dict[str, Any]:
     for task, model in sorted(holes.blocks):
         blocks.setdefault(task, []).append(model)
     for (task, model), share in holes.plan.items():
-        plan.setdefault(task, {})[model] = share
+        plan.setdefault(task, {})[model] = float(share)
     said = {"holes": "planned" if holes.planned else "", "plan": plan, "blocks": blocks}
     return {key: value for key, value in said.items() if value}
 
