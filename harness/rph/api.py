@@ -148,7 +148,7 @@ class RoutingDataset:
             said = [
                 self.holes.planned,
                 sorted(self.holes.blocks),
-                sorted((*cell, share) for cell, share in self.holes.plan.items()),
+                sorted((*cell, float(share)) for cell, share in self.holes.plan.items()),
                 self.holes.settled,
             ]
             digest.update(b"holes" + json.dumps(said).encode())

@@ -275,6 +275,17 @@ def test_a_reason_beside_a_label_is_left_out_and_told(tmp_path):
     assert told(notes) == {"reasons beside a label, left out": (4, "id 'q1' and model 'a'")}
 
 
+def test_a_query_on_which_every_call_failed_is_no_query_that_was_never_asked(tmp_path):
+    lost = [
+        ["q4", "four?", model, None, None, "u", "test", why] for model, why in (("a", "failed"), ("b", "cut"))
+    ]
+    never = [["q5", "five?", model, None, None, "u", "test", ""] for model in "ab"]
+    rows = [[*SMALL[0], "hole"], *([*row, ""] for row in SMALL[1:]), *lost, *never]
+    dataset, notes = load(put(tmp_path / "results.csv", rows))
+    assert list(dataset.test.ids) == ["q3", "q4"] and np.isnan(dataset.test.labels[1]).all()
+    assert told(notes) == {"queries left out, without any label or reason": (1, "id 'q5'")}
+
+
 def test_a_reason_that_is_not_known_is_an_error_with_row_and_id(tmp_path):
     rows = [[*SMALL[0], "hole"], *([*row, "time-out"] for row in SMALL[1:])]
     with pytest.raises(UsageError, match="column 'hole' has an unknown reason: 'time-out'") as error:
@@ -431,7 +442,7 @@ def test_rows_without_query_model_or_label_are_left_out_and_counted(tmp_path):
     assert told(notes) == {
         "rows left out, without a query": (2, "row 1"),
         "rows left out, without a model": (1, "row 7"),
-        "queries left out, without any label": (1, "id 'q10'"),
+        "queries left out, without any label or reason": (1, "id 'q10'"),
     }
 
 
@@ -442,7 +453,7 @@ def test_a_model_without_a_label_in_train_is_left_out_with_the_queries_of_it_alo
     assert cells(dataset) == SMALL_CELLS
     assert told(notes) == {
         "models left out, without a label in train": (2, "'late'"),
-        "queries left out, without any label": (1, "id 'q4'"),
+        "queries left out, without any label or reason": (1, "id 'q4'"),
     }
 
 

@@ -205,7 +205,8 @@ def convert(
     )
     tasks, languages = (_of_each(rows, name, notes) for name in ("task", "language"))
     models, labels, costs, reasons = _cells(rows, form, threshold, notes)
-    parts = _parts(rows, queries, labels)
+    told = ~np.isnan(labels) | (reasons > 0)  # a query on which every call failed is no query that was never asked
+    parts = _parts(rows, queries, told)
 
     learned = np.asarray(~np.isnan(labels[parts[0]]).all(axis=0))
     _note(
@@ -214,11 +215,11 @@ def convert(
         np.flatnonzero(~learned),
         lambda m: repr(models[m]),
     )
-    parts = [part[~np.isnan(labels[part][:, learned]).all(axis=1)] for part in parts]
+    parts = [part[told[part][:, learned].any(axis=1)] for part in parts]
     _check_parts(rows, parts, "its queries have labels only of models that have none in train")
     kept = np.concatenate(parts)
     left_out = np.setdiff1d(np.arange(len(ids)), kept)
-    _note(notes, "queries left out, without any label", left_out, lambda i: f"id {ids[i]!r}")
+    _note(notes, "queries left out, without any label or reason", left_out, lambda i: f"id {ids[i]!r}")
     costs, reasons = costs[:, learned], reasons[:, learned]
     whole = Split(
         ids=ids,
@@ -397,9 +398,9 @@ def _cells(
     return models, low.reshape(shape), costs.reshape(shape), reasons.reshape(shape)
 
 
-def _parts(rows: Rows, queries: Sequence[str], labels: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-    """Which queries with a label are train, val and test."""
-    seen = np.flatnonzero(~np.isnan(labels).all(axis=1))
+def _parts(rows: Rows, queries: Sequence[str], told: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Which queries with a label, or the reason why one is missing, are train, val and test; told [N, K]."""
+    seen = np.flatnonzero(told.any(axis=1))
     split = _given_split(rows)
     if split is None:
         parts = [
@@ -408,7 +409,7 @@ def _parts(rows: Rows, queries: Sequence[str], labels: NDArray[np.float64]) -> l
     else:
         parts = [seen[objects(split)[seen] == name] for name in SPLITS]
     none = "the column split gives it none" if split else "a split of 60/10/30 leaves it none"
-    _check_parts(rows, parts, f"{len(seen)} of {len(labels)} queries have a label; {none}")
+    _check_parts(rows, parts, f"{len(seen)} of {len(told)} queries have a label; {none}")
     return parts
 
 
