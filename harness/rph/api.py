@@ -144,7 +144,7 @@ class RoutingDataset:
             if split.languages:
                 digest.update(b"languages")
                 _hash_texts(digest, split.languages)
-        if self.has_holes and self.holes != Holes():
+        if (self.has_holes or self.holes.blocks) and self.holes != Holes():
             said = [
                 self.holes.planned,
                 sorted(self.holes.blocks),

@@ -196,13 +196,14 @@ def first_of(order: Int64, pool: Bool) -> Int64:
 def best_policy(Y: Floats, level: Floats, mask: Mask = DENSE) -> int:
     """The model whose `policy` is best by the lower bound; ties go by level. On a dense table the best mean label.
 
-    A label that is missing earns nothing, so that one good label makes no best model.
+    A label that is missing earns nothing, so that one good label makes no best model. A model that is in no pool is none.
     """
-    order = preference(level)
+    order = models = preference(level)
     earned = np.nan_to_num(Y.astype(np.float64))
     counted = np.ones_like(earned) if mask.weight is None else mask.weight.astype(np.float64)
     earned *= counted
     if mask.pool is not None:
+        models = order[np.asarray(mask.pool.any(axis=0))[order]]
         other = first_of(order, mask.pool)[:, None]
         earned, counted = (
             np.where(mask.pool, table, np.take_along_axis(table, other, axis=1))
@@ -210,4 +211,4 @@ def best_policy(Y: Floats, level: Floats, mask: Mask = DENSE) -> int:
         )
     total = counted.sum(axis=0)
     values = np.divide(earned.sum(axis=0), total, out=np.zeros(len(order)), where=total > 0)
-    return int(order[values[order].argmax()])
+    return int(models[values[models].argmax()])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rph import BenchmarkCard, BenchmarkSpec, File, RoutingDataset, Split, UsageError, hookimpl
-from rph.data import published, routing_table
+from rph.data import parquet, published
 from rph.data.published import Price, Sources
 from rph.lazy import np
 
@@ -96,14 +96,14 @@ def _read(path: Path, threshold: float) -> Split:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    file = routing_table.Columns(path)
+    file = parquet.Columns(path)
     rows = file.read(_columns(path, file.schema))
     if pa.types.is_integer(rows["key"].type):
         rows = rows.set_column(rows.column_names.index("key"), "key", rows["key"].cast(pa.string()))
-    ids, queries, tasks = (routing_table.texts(path, rows, name) for name in TEXTS)
+    ids, queries, tasks = (parquet.texts(path, rows, name) for name in TEXTS)
     published.check_queries(str(path), ids, queries)
     cells = pa.table({f"{name}/{m}": pc.struct_field(rows[m], name) for name in NUMBERS for m in MODELS})
-    scores, tokens_in, tokens_out = (routing_table.matrix(path, cells, name, MODELS, ids) for name in NUMBERS)
+    scores, tokens_in, tokens_out = (parquet.matrix(path, cells, name, MODELS, ids) for name in NUMBERS)
     return Split(
         ids=ids,
         queries=queries,

@@ -137,7 +137,7 @@ def stored_scores(folder):
     return {path.name: np.load(path) for path in folder.glob("scores/*/*.npz")}
 
 
-def poisoned(frames):
+def turned(frames):
     """Test labels turned round and test costs absurd: whoever reads them gives other scores."""
     test = frames["test"]
     for column in test.columns:
@@ -148,11 +148,30 @@ def poisoned(frames):
     return frames
 
 
+def hidden(frames):
+    """Other holes in test: a model has no label there, the others on half of the queries each."""
+    test = frames["test"]
+    test["correct/large"] = np.nan
+    test.loc[test.index % 2 == 0, "correct/small"] = np.nan
+    test.loc[test.index % 2 == 1, "correct/middle"] = np.nan
+    return frames
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("change", [turned, hidden])
 @pytest.mark.parametrize("router", ["knn", "elo", "kmeans", "mlp", "toy"])
-def test_poisoned_test_labels_and_costs_change_nothing_a_router_does(world, router):
-    other = toys.write_bench(world.folder / "poisoned", poisoned(toys.tables()))
+def test_other_test_labels_holes_and_costs_change_nothing_a_router_does(world, router, change, sparse):
+    """Also where train and val have holes of their own, a block among them."""
+    frames = [toys.tables(), change(toys.tables())]
+    for each in frames if sparse else ():
+        for frame in each.values():
+            frame["task"] = np.where(frame.index % 2, "odd", "even")
+        for frame in (each["train"], each["val"]):
+            frame.loc[frame.index % 5 == 0, "correct/large"] = np.nan
+        each["train"].loc[each["train"]["task"] == "odd", "correct/small"] = np.nan  # 30 queries: a block
+    benches = [toys.write_bench(world.folder / f"changed{i}", each) for i, each in enumerate(frames)]
     scores = []
-    for bench, store in ((world.bench, "clean"), (other, "poisoned")):
+    for bench, store in zip(benches, ("clean", "poisoned"), strict=True):
         registry = Registry(entry_points(group="rph"))
         registry.add_file(world.plugin)
         opened = Store(world.folder / store)
@@ -593,14 +612,27 @@ def test_a_folder_hides_no_benchmark_unless_it_is_one(world, monkeypatch):
         benchmark_loader(found, "./synthetic")()
 
 
-def test_labels_of_models_that_no_variant_routes_to_are_not_the_routers_fault(world):
+def unlabelled_where_chosen():
+    """Tables whose val labels are all of models that the router does not choose there."""
     frames = toys.tables()
-    even = frames["val"]["correct/small"] == 1.0  # there the router chooses 'small'
-    frames["val"][["correct/small", "correct/large"]] = np.nan
-    frames["val"].loc[~even, "correct/middle"] = np.nan
-    bench = toys.write_bench(world.folder / "unseen", frames, name="unseen")
-    outcome = world.evaluate(SMOKE, bench=bench)
-    (failure,) = outcome.failures
+    val = frames["val"]
+    even = val["correct/small"] == 1.0  # there the router chooses 'small'
+    val.loc[even, "correct/small"] = np.nan
+    val.loc[~even, ["correct/middle", "correct/large"]] = np.nan
+    return frames
+
+
+def test_missing_labels_of_what_is_chosen_on_val_earn_nothing(world):
+    bench = toys.write_bench(world.folder / "unseen", unlabelled_where_chosen(), name="unseen")
+    (result,) = world.evaluate(SMOKE, bench=bench).results
+    assert result.val_accuracy == 0
+
+
+def test_where_by_plan_nothing_was_asked_of_what_is_chosen_no_variant_can_be(world):
+    bench = toys.write_bench(world.folder / "unasked", unlabelled_where_chosen(), name="unasked")
+    with (bench / "bench.yaml").open("a") as file:
+        file.write("holes: planned\n")
+    (failure,) = world.evaluate(SMOKE, bench=bench).failures
     assert failure.error.what == "no variant can be chosen" and "router" not in failure.error.fix
 
 

@@ -14,6 +14,7 @@ from tests.releases.nine30k import NAMES, as_jsonl, as_parquet
 from rph import UsageError
 from rph.data import hub, published
 from rph.data.validity import check
+from rph.holes import DENSE
 from rph.registry import installed
 
 NAN = float("nan")
@@ -58,6 +59,8 @@ def test_most_labels_and_costs_of_train_are_missing_and_none_of_val_and_test(who
     check(data)
     assert data.models == NAMES
     assert (len(data.train), len(data.val), len(data.test)) == release.COUNTS
+    assert data.holes.planned and data.blocks == frozenset() and data.mask("test") == DENSE
+    np.testing.assert_array_equal(data.mask("train").weight == 0, np.isnan(data.train.labels))
     assert data.train.ids == [f"more-{i}" for i in range(20, 28)]
     # Query 21 was put to models 1, 4 and 7, and (21 + m) % 3 is 1 for each; query 22 to 2, 5, 8: 24 % 3 is 0.
     np.testing.assert_array_equal(data.train.labels[1], [NAN, 1, NAN, NAN, 1, NAN, NAN, 1, NAN])

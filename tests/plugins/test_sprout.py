@@ -12,7 +12,7 @@ from tests.releases import sprout as release
 from tests.releases.folder import row_of, save
 
 from rph import UsageError
-from rph.data import routing_table
+from rph.data import parquet
 from rph.data.validity import check
 from rph.registry import installed
 
@@ -184,7 +184,7 @@ def test_a_release_of_full_size_has_the_plain_name(tmp_path, monkeypatch):
 
 def test_the_responses_are_not_read(tmp_path):
     path = save(release.files(), tmp_path) / VAL
-    file = routing_table.Columns(path)
+    file = parquet.Columns(path)
     rows = file.read(sprout._columns(path, file.schema))
     assert set(rows.column_names) == {"key", "dataset", "prompt", *MODELS}
     for model in MODELS:

@@ -94,9 +94,11 @@ def _fixed(fixed: Fixed, width: int, *, is_open: bool) -> list[Value]:
     return values + [NOTHING] * (width - len(values))
 
 
-def hole_notes(board: Board) -> list[str]:
-    """What a reader must know of the labels that are missing; nothing where none is."""
-    notes = list(missing.notes(board.rows[0].entry.result))
+def data_notes(board: Board) -> list[str]:
+    """What a reader must know of the benchmark: what was found in it, and which labels are missing."""
+    cells = [row.entry.result for row in board.rows]
+    notes = list(dict.fromkeys(f"Data: {found}." for cell in cells for found in findings.told(cell)))
+    notes += missing.notes(cells[0])
     if board.open:
         notes += [
             "missing 0, 1: the accuracy with the missing labels of what was chosen counted wrong, and counted right.",
@@ -116,8 +118,7 @@ def _notes(board: Board) -> list[str]:
     reference, others = board.reference, len(board.rows) - 1
     notes = [f"SUBSET: {board.subset}"] if board.subset else []
     cells = [row.entry.result for row in board.rows]
-    notes += dict.fromkeys(f"Data: {found}." for cell in cells for found in findings.told(cell))
-    notes += hole_notes(board)
+    notes += data_notes(board)
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
     notes += [
         f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rph.data import routing_table
+from rph.data import parquet
 from rph.errors import UsageError
 from rph.lazy import np
 
@@ -136,7 +136,7 @@ def _utf8(path: Path) -> bytes:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    return routing_table.Columns(path).read()
+    return parquet.Columns(path).read()
 
 
 def _read_csv(path: Path) -> pa.Table:

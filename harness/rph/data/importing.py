@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rph.api import SPLITS, RoutingDataset, Split, SplitName
-from rph.data import checking, published, routing_table, validity
+from rph.data import checking, parquet, published, validity
 from rph.data.columns import (
     LONG,
     OPTIONAL,
@@ -339,7 +339,7 @@ def _reasons(rows: Rows, name: str) -> NDArray[np.uint8]:
     for code, word in enumerate(texts.values):
         r = int((texts.codes == code).argmax())
         first = f"row {rows.numbers[r]} (id {rows.ids.of(r)!r})"
-        places.append(routing_table.reason(word.strip(), f"{rows.where}: column {name!r}", first))
+        places.append(parquet.reason(word.strip(), f"{rows.where}: column {name!r}", first))
     return np.array(places, np.uint8)[texts.codes]
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rph.api import SPLITS, BenchmarkCard, File, RoutingDataset, Split
-from rph.data import hub, published, routing_table
+from rph.data import hub, parquet, published
 from rph.errors import RphError, UsageError
 from rph.lazy import np
 
 if TYPE_CHECKING:
     from rph.api import Float32, SplitName
 
-VERSION = 1  # of the reading: raised when its result changes
+VERSION = 2  # of the reading: raised when its result changes
 MODELS = (  # Appendix D.1, in its order: OpenRouter's names without the provider
     "deepseek-v3.2",
     "gemma-3n-e4b-it",
@@ -187,7 +187,7 @@ def read(found: published.Sources) -> dict[str, Split]:
 
 
 def _split(path: Path) -> Split:
-    rows = routing_table.Columns(path) if path.suffix == ".parquet" else _json_lines(path)
+    rows = parquet.Columns(path) if path.suffix == ".parquet" else _json_lines(path)
     published.check_columns(
         str(path),
         rows.column_names,
@@ -195,11 +195,11 @@ def _split(path: Path) -> Split:
         form=f"{len(COLUMNS)} columns of its form",
         fix="rename them, leave out what is besides, and write null where nothing was observed",
     )
-    ids = routing_table.texts(path, rows, "query_id")
-    queries = routing_table.texts(path, rows, "query", ids)
+    ids = parquet.texts(path, rows, "query_id")
+    queries = parquet.texts(path, rows, "query", ids)
     published.check_queries(str(path), ids, queries)
-    tasks = routing_table.texts(path, rows, "source", ids)
-    labels, costs = _labels(path, rows, ids), routing_table.matrix(path, rows, "cost", MODELS, ids)
+    tasks = parquet.texts(path, rows, "source", ids)
+    labels, costs = _labels(path, rows, ids), parquet.matrix(path, rows, "cost", MODELS, ids)
     kept = np.flatnonzero(~np.isnan(labels).all(axis=1))
     if left_out := len(ids) - len(kept):
         warnings.warn(
@@ -238,7 +238,7 @@ def _labels(path: Path, rows: Any, ids: Sequence[str]) -> Float32:
     for model in MODELS:
         if pa.types.is_boolean(rows.column(f"correct/{model}").type):
             raise UsageError(f"{path}: column 'correct/{model}' is not of numbers", why="it is bool", fix=fix)
-    labels = routing_table.matrix(path, rows, "correct", MODELS, ids)
+    labels = parquet.matrix(path, rows, "correct", MODELS, ids)
     if (wrong := ~(np.isin(labels, (0, 1)) | np.isnan(labels))).any():
         i, m = np.argwhere(wrong)[0]
         raise UsageError(

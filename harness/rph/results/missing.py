@@ -154,7 +154,7 @@ def difference(a: Line, b: Line) -> Range | None:
         high = np.where(np.isnan(other), np.where(same, low, 1), other)
         return float((share * low - other_share * high).sum())
 
-    return Range(low=least(a.labels, of_a, b.labels, of_b), high=-least(b.labels, of_b, a.labels, of_a))
+    return Range(low=least(a.labels, of_a, b.labels, of_b), high=0 - least(b.labels, of_b, a.labels, of_a))
 
 
 def top(best: NDArray[Any], cells: NDArray[np.uint8]) -> Float64:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rph.board.ranking import Board, OverallRow, Row, unranked
-from rph.board.sheets import hole_notes
+from rph.board.sheets import data_notes
 from rph.results import sheets, uncertainty
 from rph.results.cell import CellResult, Reference
 from rph.results.files import Entry
@@ -85,7 +85,7 @@ FORMATS: dict[str, Callable[..., object]] = {
     "tenths": _printed(Column("", "percent", 1)),
     "number": _printed(Column("", "number", 3)),
     "ends": ends,
-    "hole_notes": hole_notes,
+    "data_notes": data_notes,
     "count": _printed(Column("", "count")),
     "dollars": dollars,
     "paper_url": paper_url,
