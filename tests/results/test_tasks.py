@@ -169,15 +169,33 @@ def test_what_is_written_comes_back_and_is_computed_again(tmp_path):
     assert tasks.line(dataclasses.replace(again.queries, blocks={}).arrays()) is None
 
 
+def refuted(of):
+    return list(recompute.differences(of.result.model_dump(), recompute.recomputed(of).model_dump()))
+
+
 @pytest.mark.parametrize("array", ["tasks/task", "tasks/best_route", "languages/language"])
 @pytest.mark.parametrize("number", [2, 65535])
-def test_a_claim_whose_numbers_lead_nowhere_does_not_hold(array, number):
+def test_a_claim_whose_arrays_lead_nowhere_does_not_hold(array, number):
     of = cell(languages=["en"] * 6)
     numbers = {name: values.copy() for name, values in of.queries.blocks.items()}
-    numbers[array][0] = number  # of two models, one language; 2 is the number of law
-    forged = dataclasses.replace(of, queries=dataclasses.replace(of.queries, blocks=numbers))
-    claimed, known = of.result.model_dump(), recompute.recomputed(forged).model_dump()
-    assert list(recompute.differences(claimed, known))
+    numbers[array][0] = number
+    assert not refuted(of)
+    assert refuted(dataclasses.replace(of, queries=dataclasses.replace(of.queries, blocks=numbers)))
+
+
+def test_tasks_that_are_renamed_moved_repeated_or_made_up_do_not_hold():
+    of = cell()
+    listed = of.result.blocks["tasks"]["tasks"]
+    renamed = [{**listed[0], "name": "history"}, *listed[1:]]
+    for claimed in (
+        renamed,
+        listed[::-1],
+        [*listed, listed[-1]],
+        [*listed, {**listed[-1], "name": "z"}],
+        listed[1:],
+    ):
+        content = {"tasks": {**of.result.blocks["tasks"], "tasks": claimed}}
+        assert refuted(dataclasses.replace(of, result=of.result.model_copy(update={"blocks": content})))
 
 
 @given(data=st.data())

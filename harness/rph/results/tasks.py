@@ -9,6 +9,7 @@ Every number is a function of the block's arrays and of those of the core and of
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
 NAME, LANGUAGES = "tasks", "languages"
 ROW = "best model per task, chosen on train"
 MOST = 1000  # a column with more values on test names queries, not kinds of them
-# N test queries. The first numbers the names in the record; the others are of the row.
+# N test queries. A task stands as a digest of its name, so that a name in the record is one of the benchmark's.
 ARRAYS = {
-    "task": ("uint16", "N"),
+    "task": ("uint64", "N"),
     "best_route": ("uint16", "N"),  # the model's place in CellResult.models
     "best": ("float32", "N"),  # its label; NaN: not observed
     "best_weight": ("float32", "N"),  # what the choice counts; 0: by plan it was not asked
 }
-LANGUAGE_ARRAYS = {"language": ("uint16", "N")}
+LANGUAGE_ARRAYS = {"language": ("uint64", "N")}
 
 
 class Accuracy(Record):
@@ -75,7 +76,7 @@ class Task(Kind):
 class Tasks(Record):
     """Accuracy per task, and the row that knows the task and nothing else."""
 
-    tasks: tuple[Task, ...]  # in the order of their numbers in the array
+    tasks: tuple[Task, ...]  # by name
     router: Accuracy  # over all test queries, as the next two
     best_single: Accuracy
     best_per_task: Accuracy
@@ -86,7 +87,7 @@ class Tasks(Record):
 class Languages(Record):
     """Accuracy per language."""
 
-    languages: tuple[Kind, ...]  # in the order of their numbers in the array
+    languages: tuple[Kind, ...]  # by name
 
 
 def of(result: CellResult) -> Tasks | None:
@@ -137,13 +138,13 @@ def _rows(mask: Mask, which: NDArray[np.bool_]) -> Mask:
 
 def draw(dataset: RoutingDataset, routes: Int64) -> dict[str, NDArray[Any]] | None:
     """The arrays of `tasks`; None where no test query has a task, or the tasks are more than MOST."""
-    codes = _codes(dataset.test.tasks)
-    if codes is None:
+    digests = _digests(dataset.test.tasks)
+    if digests is None:
         return None
     route, mask = best_per_task(dataset), dataset.mask("test")
     weight = np.ones(len(route)) if mask.weight is None else chosen(mask.weight, route)
     return {
-        "task": codes,
+        "task": digests,
         "best_route": route.astype(np.uint16),
         "best": chosen(dataset.test.labels, route).astype(np.float32),
         "best_weight": weight.astype(np.float32),
@@ -152,26 +153,26 @@ def draw(dataset: RoutingDataset, routes: Int64) -> dict[str, NDArray[Any]] | No
 
 def draw_languages(dataset: RoutingDataset, routes: Int64) -> dict[str, NDArray[Any]] | None:
     """The array of `languages`; None as for `draw`."""
-    codes = _codes(dataset.test.languages)
-    return None if codes is None else {"language": codes}
+    digests = _digests(dataset.test.languages)
+    return None if digests is None else {"language": digests}
 
 
 def make(dataset: RoutingDataset, arrays: Arrays) -> Tasks | None:
     """The block `tasks`, where the cell has its arrays."""
     if f"{NAME}/task" not in arrays:
         return None
-    return _tasks(_names(dataset.test.tasks), dataset.models, arrays)
+    return _tasks(dataset.test.tasks, dataset.models, arrays)
 
 
 def make_languages(dataset: RoutingDataset, arrays: Arrays) -> Languages | None:
     """The block `languages`, where the cell has its array."""
     if f"{LANGUAGES}/language" not in arrays:
         return None
-    return _languages(_names(dataset.test.languages), arrays)
+    return _languages(dataset.test.languages, arrays)
 
 
 def recomputed(result: CellResult, arrays: Arrays) -> Tasks:
-    """The block `tasks` of a result again, of all arrays of its npz; the names of the tasks are taken as claimed."""
+    """The block `tasks` of a result again, of all arrays of its npz: those of the claimed names that are there."""
     claimed = Tasks.model_validate(result.blocks[NAME])
     return _tasks([task.name for task in claimed.tasks], result.models, arrays)
 
@@ -182,21 +183,20 @@ def recomputed_languages(result: CellResult, arrays: Arrays) -> Languages:
     return _languages([one.name for one in claimed.languages], arrays)
 
 
-def _names(kinds: Iterable[str]) -> list[str]:
-    return sorted(set(kinds))
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
-def _codes(kinds: Sequence[str]) -> NDArray[np.uint16] | None:
-    """The place of each query's kind in `_names` [N]; None where these are too many, or none is known."""
-    names = _names(kinds)
-    if not any(names) or len(names) > MOST:
+def _digests(names: Sequence[str]) -> NDArray[np.uint64] | None:
+    """The digest of each query's task or language [N]; None where there are too many of them, or none is known."""
+    known = {name: _digest(name) for name in set(names)}
+    if not any(known) or len(known) > MOST:
         return None
-    place = {name: i for i, name in enumerate(names)}
-    return np.array([place[kind] for kind in kinds], np.uint16)
+    return np.array([known[name] for name in names], np.uint64)
 
 
-def _tasks(names: Sequence[str], models: Sequence[str], arrays: Arrays) -> Tasks:
-    codes, rows = arrays[f"{NAME}/task"], _Rows(arrays)
+def _tasks(names: Iterable[str], models: Sequence[str], arrays: Arrays) -> Tasks:
+    rows = _Rows(arrays)
     row = line(arrays)
     assert row is not None  # the arrays of a block are there together
     model_of = dict(enumerate(models))  # a claimed route may lead to none
@@ -208,9 +208,9 @@ def _tasks(names: Sequence[str], models: Sequence[str], arrays: Arrays) -> Tasks
             Task(
                 **rows.kind(name, of_task),
                 best_per_task=rows.accuracy([row], of_task),
-                model=model_of.get(int(row.route[of_task][0]), "") if of_task.any() else "",
+                model=model_of.get(int(row.route[of_task][0]), ""),
             )
-            for name, of_task in _each(names, codes)
+            for name, of_task in _each(names, arrays[f"{NAME}/task"])
         ),
         router=whole,
         best_single=rows.accuracy([rows.floor]),
@@ -220,17 +220,21 @@ def _tasks(names: Sequence[str], models: Sequence[str], arrays: Arrays) -> Tasks
     )
 
 
-def _languages(names: Sequence[str], arrays: Arrays) -> Languages:
+def _languages(names: Iterable[str], arrays: Arrays) -> Languages:
     rows = _Rows(arrays)
     each = _each(names, arrays[f"{LANGUAGES}/language"])
     return Languages(languages=tuple(Kind(**rows.kind(name, which)) for name, which in each))
 
 
-def _each(names: Sequence[str], codes: NDArray[np.uint16]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """(name, which queries [N]); at last those whose number has no name, so that a claim without it does not hold."""
-    for i, name in enumerate(names):
-        yield name, codes == i
-    if (nameless := codes >= len(names)).any():
+def _each(names: Iterable[str], digests: NDArray[np.uint64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """(name, which queries [N]) by name; at last those of no name, so that a claim without it does not hold."""
+    nameless = np.ones(len(digests), np.bool_)
+    for name in sorted(set(names)):
+        which = digests == np.uint64(_digest(name))
+        if which.any():
+            nameless &= ~which
+            yield name, which
+    if nameless.any():
         yield "", nameless
 
 
