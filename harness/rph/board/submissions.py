@@ -18,7 +18,7 @@ from rph import protocol
 from rph.board import strictfiles
 from rph.board.ranking import RANKED, why_unranked
 from rph.errors import UsageError
-from rph.results import blocks, cell, files, metrics, missing, probabilities, utility
+from rph.results import blocks, cell, files, metrics, missing, probabilities, tasks, utility
 from rph.results.files import Entry
 from rph.results.recompute import ROUNDING, choice, differences, recomputed
 
@@ -320,11 +320,9 @@ def _same_facts(entry: Entry, queries: files.PerQuery, reference: cell.Reference
         # A result from before a block was known has none of its arrays.
         if "S" not in dimensions and name in theirs and not _equal(mine[name], theirs[name]).all():
             yield "labels", f"{name} is not that of {whose}"
-    if (
-        any(name.startswith(f"{missing.NAME}/") for name in theirs)
-        and missing.NAME not in entry.result.blocks
-    ):
-        yield "labels", f"it has no block {missing.NAME}, which {whose} have"
+    for block in (missing.NAME, tasks.NAME):
+        if any(name.startswith(f"{block}/") for name in theirs) and block not in entry.result.blocks:
+            yield "labels", f"it has no block {block}, which {whose} have"
     for where, claimed, known in differences(entry.result.reference.model_dump(), reference.model_dump()):
         yield "benchmark", f"reference.{where} is {claimed}, that of {whose} is {known}"
 
