@@ -203,7 +203,7 @@ def best_policy(Y: Floats, level: Floats, mask: Mask = DENSE) -> int:
     counted = np.ones_like(earned) if mask.weight is None else mask.weight.astype(np.float64)
     earned *= counted
     if mask.pool is not None:
-        models = order[mask.pool.any(axis=0)[order]]
+        models = order[np.asarray(mask.pool.any(axis=0))[order]]
         other = first_of(order, mask.pool)[:, None]
         earned, counted = (
             np.where(mask.pool, table, np.take_along_axis(table, other, axis=1))

@@ -305,8 +305,8 @@ class Cell:
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
         dataset = self.pair.dataset
-        self._accuracies[trial] = results.val_accuracy(scored.val, dataset)
-        self._tested[trial] = results.test_accuracy(scored.test, dataset)
+        self._accuracies[trial] = results.lower_accuracy(scored.val, dataset, "val")
+        self._tested[trial] = results.lower_accuracy(scored.test, dataset, "test")
 
     def _in_order(self, trials_: Iterable[Trial]) -> list[Trial]:
         """By seed and variant: the same in every run, whichever trial ended first."""

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from rph.api import RouterCard, RoutingDataset
+from rph.api import RouterCard, RoutingDataset, SplitName
 from rph.arrays import observed_means
 from rph.distribution import current
 from rph.holes import chosen
@@ -313,17 +313,8 @@ def _mass(labels: Array) -> tuple[float, ...] | None:
     return None if np.isnan(mass).any() else tuple(map(float, mass))
 
 
-def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """What variants are chosen by: routing accuracy at lambda = 0 of the val scores [V, K], missing labels counted 0."""
-    return _bounds(scores, dataset, "val")
-
-
-def test_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """The same of the test scores [N, K]; reported, never selected by."""
-    return _bounds(scores, dataset, "test")
-
-
-def _bounds(scores: Float32, dataset: RoutingDataset, split: Literal["val", "test"]) -> float | None:
+def lower_accuracy(scores: Float32, dataset: RoutingDataset, split: SplitName) -> float | None:
+    """Routing accuracy at lambda = 0 of a split's scores [N, K], missing labels counted 0: on val what variants are chosen by."""
     mask, Y = dataset.mask(split), getattr(dataset, split).labels
     found = metrics.accuracy_bounds(metrics.route(scores, dataset.level, mask.pool), Y, mask)
     return None if found is None else found.low
@@ -416,13 +407,9 @@ class Pay:
             route = utility_route(
                 scores, scale, lam, self.dataset.level, pool=self.mask.pool, selector_costs=self.selector
             )
-            points.append(
-                Point(
-                    lam=lam,
-                    accuracy=metrics.accuracy(route, test.labels, self.mask).value,
-                    cost=metrics.cost(route, test.costs, scale.mean).value,
-                )
-            )
+            accuracy = metrics.accuracy(route, test.labels, self.mask).value
+            cost = metrics.cost(route, test.costs, scale.mean).value
+            points.append(Point(lam=lam, accuracy=accuracy, cost=cost))
         return tuple(points)
 
 

@@ -7,7 +7,7 @@ stands beside one on a table that has prices of some models and not of others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +122,19 @@ def make(dataset: RoutingDataset, arrays: Arrays) -> Holes | None:
     if f"{NAME}/cells" not in arrays:
         return None
     return record(arrays, tasks_known=any(dataset.test.tasks))
+
+
+def wrong(models: Sequence[str], arrays: Arrays) -> Iterator[str]:
+    """What no cell of these models can have in the block's arrays: kinds, routes and weights that there are not."""
+    if (arrays[f"{NAME}/cells"] >= HOLE + len(REASONS)).any():
+        yield f"{NAME}/cells has a kind of hole that there is not"
+    for name in ("floor_route", "control_route"):
+        if (arrays[f"{NAME}/{name}"] >= len(models)).any():
+            yield f"{NAME}/{name} leads to no model: there are {len(models)}"
+    for name in ("weight", "floor_weight"):
+        weight = arrays[f"{NAME}/{name}"]
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            yield f"{NAME}/{name} holds what is no weight"
 
 
 def recomputed(result: CellResult, arrays: Arrays) -> Holes:
