@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests import entries
 
 from rph import Holes, RoutingDataset, Split
+from rph.errors import UsageError
 from rph.holes import REASONS
 from rph.results import blocks, files, missing, recompute
 from rph.results.missing import Range
@@ -269,6 +270,25 @@ def test_a_result_with_holes_is_its_own_recomputation_through_files(tmp_path_fac
     known = recompute.recomputed(again)
     assert list(recompute.differences(entry.result.model_dump(), known.model_dump())) == []
     assert known.blocks == entry.result.blocks
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("cells", 8, "a kind of hole that there is not"),
+        ("floor_route", 3, "floor_route leads to no model: there are 3"),
+        ("control_route", 65535, "control_route leads to no model"),
+        ("weight", -1, "weight holds what is no weight"),
+        ("floor_weight", NAN, "floor_weight holds what is no weight"),
+    ],
+)
+def test_values_that_no_cell_can_have_are_refused(tmp_path, name, value, why):
+    path = files.write(tmp_path, HAND.result, HAND.queries)
+    arrays = {key: array.copy() for key, array in HAND.queries.arrays().items()}
+    arrays[f"holes/{name}"].flat[0] = value
+    np.savez(files.queries_path(path), **arrays)
+    with pytest.raises(UsageError, match=why):
+        files.read(path)
 
 
 @pytest.mark.parametrize(

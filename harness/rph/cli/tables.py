@@ -55,8 +55,9 @@ def _leaderboard(cells: list[CellResult]) -> Table:
     holes = missing.of(first)
 
     def baseline(name: str, accuracy: float | None, ends: missing.Range | None = None) -> None:
-        # Where labels are missing, the share of another row than these two is open: what it is of routers, each says.
-        known = holes is None or accuracy in (reference.best_single, reference.oracle)
+        # Where missing labels leave the gap itself open, there is a share of it of its own two ends alone.
+        known = holes is None or (_exact(holes.oracle) and _exact(holes.best_single) and _exact(ends))
+        known = known or accuracy in (reference.best_single, reference.oracle)
         share = gap_closed(accuracy, reference.best_single, reference.oracle) if known else None
         open_ = None if ends is None else (ends.low, ends.high)
         row(["", name, percent(accuracy) + _between(open_), percent(share)], BASELINE)
@@ -90,11 +91,21 @@ def _leaderboard(cells: list[CellResult]) -> Table:
     return table
 
 
+def _exact(ends: missing.Range | None) -> bool:
+    """Whether no missing label leaves a row open; None: it has one end."""
+    return ends is None or ends.high - ends.low < EQUAL
+
+
 def _between(ends: tuple[float, float] | None) -> str:
     """The two ends of an accuracy of which labels are missing."""
     if ends is None or ends[1] - ends[0] < EQUAL:
         return ""
     return f" [{percent(ends[0])}, {percent(ends[1])}]"
+
+
+def _points(gain: missing.Range) -> str:
+    low, high = (f"{100 * end:+.2f}" for end in (gain.low, gain.high))
+    return low if low == high else f"{low} to {high}"
 
 
 def _notes(cells: list[CellResult]) -> list[str]:
@@ -116,7 +127,7 @@ def _notes(cells: list[CellResult]) -> list[str]:
             "The order goes by low, gap closed is n/a where they leave it open by more than 2 points."
         )
     gains = [(cell.router, holes.gain) for cell in cells if (holes := missing.of(cell)) is not None]
-    if shown := [f"{name} {100 * g.low:+.2f} to {100 * g.high:+.2f}" for name, g in gains if g is not None]:
+    if shown := [f"{name} {_points(gain)}" for name, gain in gains if gain is not None]:
         lines.append(f"Points above best single, query by query: {', '.join(shown)}.")
     lines.append(f"BCE of predicting each model's train mean: {number(reference.base_rate_bce, 3)}.")
     if all(reasons := [missing.without_utility(cell) for cell in cells]):

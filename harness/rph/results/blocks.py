@@ -35,6 +35,8 @@ class Block:
 
     record: type[Record]  # without defaults: what a claim leaves out cannot be held against it
     arrays: Mapping[str, Kind] = field(default_factory=dict)  # those of `holes/low` stand under `low`
+    # What is wrong with values that its arrays hold, of models and all arrays of the npz; None: any number will do.
+    wrong: Callable[[Sequence[str], Arrays], Iterator[str]] | None = None
     # Its arrays, by a dataset and the routes [S, N] of a cell; None: that has no such block.
     draw: Callable[[RoutingDataset, NDArray[np.int64]], dict[str, NDArray[Any]] | None] | None = None
     # The record, by the dataset and all arrays of the npz; None: it has no such block.
@@ -49,6 +51,7 @@ KNOWN: dict[str, Block] = {
     missing.NAME: Block(
         record=missing.Holes,
         arrays=missing.ARRAYS,
+        wrong=missing.wrong,
         draw=missing.draw,
         make=missing.make,
         recompute=missing.recomputed,
@@ -128,6 +131,13 @@ def problems(result: CellResult) -> Iterator[str]:
         except ValidationError as error:
             for found in error.errors(include_url=False, include_input=False):
                 yield f"{'.'.join(map(str, ('blocks', name, *found['loc'])))}: {found['msg']}"
+
+
+def wrong_values(result: CellResult, arrays: Arrays) -> Iterator[str]:
+    """What is wrong with values in the arrays of the known blocks, whose form is right."""
+    for name in result.blocks:
+        if name in KNOWN and (wrong := KNOWN[name].wrong) is not None:
+            yield from wrong(result.models, arrays)
 
 
 def recomputed(result: CellResult, arrays: Arrays) -> dict[str, Any]:

@@ -178,6 +178,8 @@ def _read_queries(path: Path, result: CellResult) -> PerQuery:
         )
     if (arrays["routes"] >= len(result.models)).any():
         raise _unreadable(path, f"a route leads to no model: there are {len(result.models)}")
+    if wrong := list(blocks.wrong_values(result, arrays)):
+        raise _unreadable(path, "; ".join(wrong))
     return PerQuery(
         **{name: arrays[name] for name in ARRAYS},
         blocks={name: array for name, array in arrays.items() if name not in ARRAYS},

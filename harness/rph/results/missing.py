@@ -124,6 +124,19 @@ def make(dataset: RoutingDataset, arrays: Arrays) -> Holes | None:
     return record(arrays, tasks_known=any(dataset.test.tasks))
 
 
+def wrong(models: Sequence[str], arrays: Arrays) -> Iterator[str]:
+    """What no cell of these models can have in the block's arrays: kinds, routes and weights that there are not."""
+    if (arrays[f"{NAME}/cells"] >= HOLE + len(REASONS)).any():
+        yield f"{NAME}/cells has a kind of hole that there is not"
+    for name in ("floor_route", "control_route"):
+        if (arrays[f"{NAME}/{name}"] >= len(models)).any():
+            yield f"{NAME}/{name} leads to no model: there are {len(models)}"
+    for name in ("weight", "floor_weight"):
+        weight = arrays[f"{NAME}/{name}"]
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            yield f"{NAME}/{name} holds what is no weight"
+
+
 def recomputed(result: CellResult, arrays: Arrays) -> Holes:
     """The block of a result again, of all arrays of its npz."""
     return record(arrays, tasks_known=bool(result.blocks[NAME]["tasks_known"]))
