@@ -43,9 +43,8 @@ class Holes:
 
     planned: bool = False  # those without a reason of their own were never asked, by a plan drawn beforehand
     blocks: frozenset[Cell] = frozenset()  # a model that was not run on a task
-    plan: Mapping[Cell, float] = field(
-        default_factory=dict
-    )  # share of a task's queries that a model was asked
+    # Share of a task's queries that a model was asked.
+    plan: Mapping[Cell, float] = field(default_factory=dict)
     settled: bool = False  # `blocks` are all there are: found on the whole table, of which this is a part
 
 

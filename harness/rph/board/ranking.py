@@ -47,9 +47,8 @@ class Row:
     rank: int  # 1.. by mean test accuracy, missing labels counted 0; the same accuracy is the same rank
     tier: int  # 1..; a tier's routers cannot be told apart from its first at 95 %
     interval: Interval  # 95 % of the accuracy, queries and seeds resampled; from its lower end to its upper
-    gain: (
-        Interval | None
-    )  # 95 % of accuracy - best single, as `interval`; None: no label of the best single was observed
+    # 95 % of accuracy - best single, as `interval`; None: no label of the best single was observed.
+    gain: Interval | None
     against: Against  # what `gain` says: better or worse only where missing labels cannot change that
     gap_closed: Interval | None  # 95 % of the share of the oracle gap closed; None: there may be no gap
     ranks: tuple[int, int]  # 95 % interval of the rank
@@ -151,9 +150,8 @@ class OverallRow:
 
     router: str
     method: Method
-    accuracy: dict[
-        str, tuple[float, float | None, int]
-    ]  # bench -> mean, std over encoders (None: one), encoders
+    # Bench -> mean, std over encoders (None: one), encoders.
+    accuracy: dict[str, tuple[float, float | None, int]]
     average: float | None  # over the full benchmarks that are counted; None: it lacks one of the boards
     rank: int  # by the average with missing labels counted 0; the same is the same rank, those without one share the last
 

@@ -82,9 +82,8 @@ def _choices(labels: Any, routes: Any, weight: Any) -> uncertainty.Choices:
 class Numbers:
     """What a board's resamples say, whichever way they were drawn."""
 
-    ends: dict[
-        str, tuple[uncertainty.Float64, uncertainty.Float64]
-    ]  # row -> its accuracies [B], low and high
+    # Row -> its accuracies [B], low and high.
+    ends: dict[str, tuple[uncertainty.Float64, uncertainty.Float64]]
     gains: dict[str, tuple[uncertainty.Float64, uncertainty.Float64]]  # row -> less the best single model [B]
     verdicts: uncertainty.Int8  # [R, R] of the routers
     wins: uncertainty.Float64  # [R]

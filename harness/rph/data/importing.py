@@ -205,9 +205,8 @@ def convert(
     )
     tasks, languages = (_of_each(rows, name, notes) for name in ("task", "language"))
     models, labels, costs, reasons = _cells(rows, form, threshold, notes)
-    told = ~np.isnan(labels) | (
-        reasons > 0
-    )  # a query on which every call failed is no query that was never asked
+    # A query on which every call failed is no query that was never asked.
+    told = ~np.isnan(labels) | (reasons > 0)
     parts = _parts(rows, queries, told)
 
     learned = np.asarray(~np.isnan(labels[parts[0]]).all(axis=0))

@@ -112,12 +112,10 @@ class Manifest(Record):
     # says, from before there were levels. None: never observed.
     prior: tuple[FiniteFloat | None, ...]
     costs: tuple[FiniteFloat | None, ...]  # mean US dollars per call on train; None: unknown
-    cost_scale: (
-        tuple[FiniteFloat, FiniteFloat] | None
-    )  # what is scaled to 0 and to 1: the least and the largest known cost; None: none is known
-    sigmoid: (
-        tuple[FiniteFloat, FiniteFloat] | None
-    )  # a, b of P = sigma(a score + b), fitted on val; None: scores are P
+    # What is scaled to 0 and to 1: the least and the largest known cost; None: none is known.
+    cost_scale: tuple[FiniteFloat, FiniteFloat] | None
+    # a and b of P = sigma(a score + b), fitted on val; None: scores are P.
+    sigmoid: tuple[FiniteFloat, FiniteFloat] | None
     encoder: Encoding
     bench: Bench
     licences: Licences

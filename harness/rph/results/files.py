@@ -39,12 +39,10 @@ class PerQuery:
     routes: NDArray[np.uint16]  # [S, N] the chosen model's place in CellResult.models
     labels: NDArray[np.float32]  # [S, N] the chosen model's label, NaN where it was not observed
     difficulty: NDArray[np.uint8]  # [N] NEITHER, EASY or HARD (metrics.hard_easy)
-    best: NDArray[
-        np.float32
-    ]  # [N] the best observed label of any model: what the oracle gets; NaN: none observed
-    floor: NDArray[
-        np.float32
-    ]  # [N] the label of the best single model, chosen on train (metrics.floor_route); NaN: not observed
+    # [N] the best observed label of any model: what the oracle gets; NaN: none observed.
+    best: NDArray[np.float32]
+    # [N] the label of the best single model, chosen on train (metrics.floor_route); NaN: not observed.
+    floor: NDArray[np.float32]
     blocks: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # "holes/low": those of its blocks
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -49,12 +49,13 @@ class Range(Record):
 
 
 class Holes(Record):
-    """What the missing labels of the test split leave open. Ranges count them 0 and 1; those left out by plan are in none."""
+    """What the missing labels of the test split leave open. Ranges count them 0 and 1.
+
+    What a plan left out is in the oracle's upper end alone: of a choice it is in neither.
+    """
 
     tasks_known: bool  # False: no query has a task, so that blocks cannot be told from other holes
-    cells: dict[
-        str, int
-    ]  # test cells by kind: observed, block, planned, and for the others the reason or "unknown"
+    cells: dict[str, int]  # test cells: observed, block, planned, and for the others the reason or "unknown"
     small_pools: int  # test queries with fewer than two models in their pool: there is nothing to route
     model_coverage: tuple[float, ...]  # share of the test queries on which each model was observed
     accuracy: Range | None  # mean over seeds
