@@ -86,7 +86,9 @@ def test_what_a_choice_counts_is_one_number_for_a_task_and_a_model(submitted):
     floor = np.where(q.blocks["holes/floor_route"] == 0, 2, 1).astype(np.float32)
     per_task = np.where(q.blocks["tasks/best_route"] == 0, 2, 1).astype(np.float32)
     changed = {name: twice, "holes/floor_weight": floor, "tasks/best_weight": per_task}
-    assert ("labels", "a choice of a counts 2, and no label is missing by plan") in rules(submitted, **changed)
+    assert ("labels", "a choice of a counts 2, and no label is missing by plan") in rules(
+        submitted, **changed
+    )
 
 
 def test_choices_count_what_they_do_in_the_boards_other_results(tmp_path):

@@ -216,7 +216,10 @@ def _holes(entry: Entry) -> Found:
     for (_, model), weights in _counted(entry).items():
         name = entry.result.models[model]
         if len(weights) > 1:
-            yield "labels", f"choices of {name} count differently on queries of one task: {sorted(weights)[:2]}"
+            yield (
+                "labels",
+                f"choices of {name} count differently on queries of one task: {sorted(weights)[:2]}",
+            )
             return
         if not planned and weights != {1}:
             yield "labels", f"a choice of {name} counts {max(weights):g}, and no label is missing by plan"
@@ -339,9 +342,9 @@ def _board(entry: Entry, trusted: _Trusted) -> Found:
         yield "labels", f"labels are not those of the board's other results on {_queries(conflicts)}"
     mine = _counted(entry)
     for other in peers:
-        theirs = _counted(other)
-        for kind in sorted(mine.keys() & theirs.keys()):
-            if mine[kind] != theirs[kind]:
+        known = _counted(other)
+        for kind in sorted(mine.keys() & known.keys()):
+            if mine[kind] != known[kind]:
                 name = result.models[kind[1]]
                 yield "labels", f"choices of {name} do not count what they do in the board's other results"
                 return
@@ -446,7 +449,11 @@ def _dataset(entry: Entry, dataset: RoutingDataset) -> Found:
     if differ.any():
         yield "labels", f"labels are not the benchmark's on {_queries(differ)}"
     weight = f"{missing.NAME}/weight"  # the one array of a block that is of the routes
-    if weight in q.blocks and weight in known.blocks and not _equal(q.blocks[weight], known.blocks[weight]).all():
+    if (
+        weight in q.blocks
+        and weight in known.blocks
+        and not _equal(q.blocks[weight], known.blocks[weight]).all()
+    ):
         yield "labels", "its choices do not count what they do on the benchmark"
     scale = None if dataset.train.costs is None else utility.CostScale.fit(dataset.train.costs)
     # Where a model has no price, costs are those of choices among the others, which are not here.
