@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Cell = tuple[str, str]  # a task and a model
 SUPPORT = 20  # train queries that a task needs before a model without a label there is a block
-# What a column `hole/<model>` may say; the place of each is its code in `Split.holes`. "" says nothing.
+# What a column `hole/<model>` may say; the place of each is its code in `Split.reasons`. "" says nothing.
 REASONS = ("", "planned", "failed", "empty", "cut", "unscored")
 PLANNED = REASONS.index("planned")
 
@@ -111,6 +111,8 @@ def weight_of(
     here has no fair sample: its labels are missing as any other, and count 1.
     """
     unasked = planned_cells(Y, reasons, holes.planned)
+    if (pool := pool_of(tasks, models, holes.blocks)) is not None:
+        unasked &= pool
     if not unasked.any():
         return None
     names, codes = _codes(tasks)

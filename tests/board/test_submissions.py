@@ -7,6 +7,7 @@ import pytest
 from tests import entries
 
 from rph.board import submissions
+from rph.holes import Holes
 from rph.results import files, missing
 
 N = 60
@@ -72,3 +73,40 @@ def test_a_result_without_the_block_is_refused_where_labels_are_missing(submitte
     kept = {name: array for name, array in plain.queries.blocks.items() if not name.startswith("holes/")}
     path = files.write(tmp_path / "other", result, replace(plain.queries, blocks=kept))
     assert ("labels", "labels are missing, and it has no block holes") in rules(path)
+
+
+def test_what_a_choice_counts_is_one_number_for_a_task_and_a_model(submitted):
+    q = files.read(submitted).queries
+    name = "holes/weight"
+    assert (q.blocks[name] == 1).all()  # nothing is missing by plan
+    right = np.where(q.labels == 1, 1e6, 1e-6).astype(np.float32)
+    found = rules(submitted, **{name: right})
+    assert any("count differently on queries of one task" in what for _, what in found)
+    twice = np.where(q.routes == 0, 2, 1).astype(np.float32)
+    floor = np.where(q.blocks["holes/floor_route"] == 0, 2, 1).astype(np.float32)
+    per_task = np.where(q.blocks["tasks/best_route"] == 0, 2, 1).astype(np.float32)
+    changed = {name: twice, "holes/floor_weight": floor, "tasks/best_weight": per_task}
+    assert ("labels", "a choice of a counts 2, and no label is missing by plan") in rules(
+        submitted, **changed
+    )
+
+
+def test_choices_count_what_they_do_in_the_boards_other_results(tmp_path):
+    labels = np.where(RNG.random((N, 3)) < 0.3, np.nan, LABELS)
+    mine, other = (
+        entries.entry(labels, route, tasks=TASKS, holes=Holes(planned=True), router=name)
+        for name, route in (("router", ROUTES), ("other", (ROUTES + 2) % 3))
+    )
+    path = entries.write(tmp_path, mine) / "bench/router/encoder.json"
+
+    def told():
+        (verdict,) = submissions.validate([path], board=[other])
+        return [what for what in (problem.what for problem in verdict.problems) if "count" in what]
+
+    assert told() == []
+    weight = mine.queries.blocks["holes/weight"]
+    first = (np.array(TASKS) == "words") & (mine.queries.routes == 2)  # one task and one model
+    gamed = np.where(first, 10 * weight, weight).astype(np.float32)
+    queries = replace(mine.queries, blocks={**mine.queries.blocks, "holes/weight": gamed})
+    np.savez_compressed(files.queries_path(path), **queries.arrays())
+    assert "choices of c do not count what they do in the board's other results" in told()

@@ -108,6 +108,12 @@ def test_a_reason_of_its_own_takes_a_cell_out_of_the_plan_and_into_one():
     assert found.tolist() == [[third, 1], [third, 1], [0, 1], [third, 1], [1, 1], [1, 1]]
 
 
+def test_a_block_is_no_planned_cell():
+    Y = np.array([[1, NAN], [0, NAN]], np.float32)
+    said = Holes(planned=True, blocks=frozenset({("t", "b")}), plan={("t", "a"): 0.5})
+    assert weight_of(["t", "t"], ("a", "b"), Y, None, said) is None  # all that could be asked was
+
+
 def test_without_planned_cells_there_is_no_weight():
     assert weight_of(TASKS, ("a", "b"), ASKED, None, Holes()) is None
     assert weights(np.ones((6, 2), np.float32)) is None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rph.arrays import observed_means
+from rph.holes import Mask
 from rph.results import metrics, probabilities, utility
 from rph.results.metrics import Mean
 from rph.results.utility import CostScale
@@ -97,6 +98,17 @@ def test_best_single_in_hindsight_goes_by_the_labels_that_are_there():
 
 def test_random_averages_the_observed_labels_of_each_query_first():
     assert metrics.random(Y) == Mean(close((1 / 3 + 1 / 3 + 1 / 2) / 3), 0.75, 3)
+
+
+def test_random_counts_a_model_that_was_asked_less_often_no_less():
+    # a was asked everything, and is right; b was asked every other query, and is wrong
+    labels = np.array([[1, 0], [1, NAN]] * 4, np.float32)
+    weight = np.array([[1, 2], [1, 0]] * 4, np.float32)
+    assert metrics.random(labels, Mask(weight=weight)) == Mean(0.5, 1.0, 8)
+    # pools of one and of two models count alike: the mean of 1 and of (1 + 0) / 2
+    pool = np.array([[True, False]] * 4 + [[True, True]] * 4)
+    weight[:4] = 1
+    assert metrics.random(labels, Mask(pool, weight)).value == close(0.75)
 
 
 def test_oracle_takes_the_best_observed_label():

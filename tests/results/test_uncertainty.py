@@ -291,6 +291,18 @@ def test_a_difference_by_hand():
     assert np.abs(drawn.least[:, 0, 1]).max() < uncertainty.EQUAL  # the same choices: nothing parts them
 
 
+def test_a_missing_label_that_two_share_parts_them_by_what_it_counts_to_each():
+    nan = np.nan
+    # Both chose alike on query 0, whose label is missing. It is 1 of 3 to a, and 1 of 2 to b.
+    a = choices([nan, 1], [0, 1], weight=[1, 2])
+    b = choices([nan, 1], [0, 0], weight=[1, 1])
+    ends = uncertainty.observed_bounds({"a": a, "b": b})
+    assert ends.least[0, 0, 1] == pytest.approx(1 - 1)  # 2/3 - 1/2 where it is 0
+    assert ends.most[0, 0, 1] == pytest.approx(2 / 3 - 1 / 2)
+    assert ends.least[0, 1, 0] == pytest.approx(1 / 2 - 2 / 3)
+    assert ends.most[0, 1, 0] == pytest.approx(0)
+
+
 def test_what_was_not_asked_by_plan_is_in_no_mean():
     found, _ = board_with_holes(planned=True)
     ends = uncertainty.observed_bounds(found)

@@ -212,6 +212,43 @@ def _holes(entry: Entry) -> Found:
             )
     if (wrong := np.isnan(q.best) != np.isnan(known).all(axis=1)).any():
         yield "labels", f"best is missing where a label is known, or the reverse: {_queries(wrong)}"
+    planned = bool((cells == missing.UNASKED).any())
+    for (_, model), weights in _counted(entry).items():
+        name = entry.result.models[model]
+        if len(weights) > 1:
+            yield (
+                "labels",
+                f"choices of {name} count differently on queries of one task: {sorted(weights)[:2]}",
+            )
+            return
+        if not planned and weights != {1}:
+            yield "labels", f"a choice of {name} counts {max(weights):g}, and no label is missing by plan"
+            return
+
+
+def _counted(entry: Entry) -> dict[tuple[int, int], set[float]]:
+    """(task, model) -> what its choices count where they were asked: one number in a result that is what it claims to be.
+
+    Nothing where the tasks are known and too many to stand in the result.
+    """
+    q = entry.queries
+    holes = missing.of(entry.result)
+    task = q.blocks.get(f"{tasks.NAME}/task")
+    if holes is None or (task is None and holes.tasks_known):
+        return {}
+    task = np.zeros(len(q.best), np.uint64) if task is None else task
+    mine = {name: q.blocks[f"{missing.NAME}/{name}"] for name in missing.ARRAYS}
+    rows = [*zip(q.routes, mine["weight"], strict=True), (mine["floor_route"], mine["floor_weight"])]
+    if (line := tasks.line(q.arrays())) is not None:
+        rows.append((line.route, line.weight.astype(np.float32)))
+    found: dict[tuple[int, int], set[float]] = {}
+    for route, weight in rows:
+        asked = weight != 0
+        each = zip(task[asked].tolist(), route[asked].tolist(), weight[asked].tolist(), strict=True)
+        for of_task, model, counts in set(each):
+            if model < len(entry.result.models):  # else it is refused as a route to no model
+                found.setdefault((of_task, model), set()).add(counts)
+    return found
 
 
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
@@ -303,6 +340,14 @@ def _board(entry: Entry, trusted: _Trusted) -> Found:
     conflicts = trusted.labels(entry).conflicts(entry)
     if conflicts.any():
         yield "labels", f"labels are not those of the board's other results on {_queries(conflicts)}"
+    mine = _counted(entry)
+    for other in peers:
+        known = _counted(other)
+        for kind in sorted(mine.keys() & known.keys()):
+            if mine[kind] != known[kind]:
+                name = result.models[kind[1]]
+                yield "labels", f"choices of {name} do not count what they do in the board's other results"
+                return
 
 
 def _fingerprints(result: cell.CellResult, known: str, whose: str) -> str:
@@ -403,6 +448,13 @@ def _dataset(entry: Entry, dataset: RoutingDataset) -> Found:
     differ = ~_equal(q.labels, known.labels)
     if differ.any():
         yield "labels", f"labels are not the benchmark's on {_queries(differ)}"
+    weight = f"{missing.NAME}/weight"  # the one array of a block that is of the routes
+    if (
+        weight in q.blocks
+        and weight in known.blocks
+        and not _equal(q.blocks[weight], known.blocks[weight]).all()
+    ):
+        yield "labels", "its choices do not count what they do on the benchmark"
     scale = None if dataset.train.costs is None else utility.CostScale.fit(dataset.train.costs)
     # Where a model has no price, costs are those of choices among the others, which are not here.
     if dataset.test.costs is not None and scale is not None and scale.priced.all():

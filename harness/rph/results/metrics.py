@@ -136,7 +136,8 @@ def best_single_hindsight(Y: Floats, level: Floats, mask: Mask = DENSE) -> Mean:
 def random(Y: Floats, mask: Mask = DENSE) -> Mean:
     """Expected accuracy of a uniformly random route over each query's pool.
 
-    Where labels are missing, over its observed models, each counting its weight.
+    Where labels are missing, over its observed models. Those left out by plan count by the weights of what was asked, over
+    all queries together: within a query alone the models that were asked more often would count more.
     """
     inside = Y if mask.pool is None else np.where(mask.pool, Y, np.nan)
     if mask.weight is None:
@@ -144,7 +145,8 @@ def random(Y: Floats, mask: Mask = DENSE) -> Mean:
     weight = mask.weight.astype(np.float64) * ~np.isnan(inside)
     total = weight.sum(axis=1)
     earned = (weight * np.nan_to_num(inside)).sum(axis=1)
-    return mean_of(np.divide(earned, total, out=np.full(len(Y), np.nan), where=total > 0))
+    models = Y.shape[1] if mask.pool is None else mask.pool.sum(axis=1)
+    return mean_of(np.divide(earned, total, out=np.full(len(Y), np.nan), where=total > 0), total / models)
 
 
 def best_labels(Y: Floats, mask: Mask = DENSE) -> tuple[Float64, Float64]:

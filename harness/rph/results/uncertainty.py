@@ -242,7 +242,8 @@ class _Sums:
             start += weights.shape[1]
         mean_low, mean_high = ((routers @ each[:, :, None])[:, :, 0] for each in (low, high))
         with np.errstate(invalid="ignore"):
-            once /= counts[:, None]  # by the weights of the column that is taken off
+            # What counts the same is a lesser share of the more: only that is in both.
+            once /= np.maximum(counts[:, :, None], counts[:, None])
         least = mean_low[:, :, None] - mean_high[:, None] + routers @ once @ routers.swapaxes(1, 2)
         least[np.abs(least) < ROUNDING] = 0  # the same choices throughout
         return Bounded(low=mean_low, high=mean_high, least=least)
