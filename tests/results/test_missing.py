@@ -248,8 +248,8 @@ def test_the_same_route_as_best_single_gains_exactly_nothing(case):
 
 def test_one_missing_label_that_counts_more_for_one_of_two():
     """Both chose the model whose label is missing, and each counts it by what else it was asked for."""
-    one = missing._Line(np.array([NAN, 1.0]), np.array([0, 0]), np.array([1.0, 3.0]))
-    other = missing._Line(np.array([NAN, 1.0]), np.array([0, 1]), np.array([1.0, 1.0]))
+    one = missing.Line(np.array([NAN, 1.0]), np.array([0, 0]), np.array([1.0, 3.0]))
+    other = missing.Line(np.array([NAN, 1.0]), np.array([0, 1]), np.array([1.0, 1.0]))
     # if it is y: (y + 3) / 4 - (y + 1) / 2 = 1 / 4 - y / 4
     assert missing.difference(one, other) == Range(low=0, high=0.25)
     assert missing.difference(other, one) == Range(low=-0.25, high=0)
