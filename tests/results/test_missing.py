@@ -308,6 +308,7 @@ def test_a_pool_with_some_prices_names_the_others_and_leaves_them_out():
     assert entry.result.blocks == {
         "prices": {
             "unpriced": ["b"],
+            "queries": 3,
             "best_single_model": "a",
             "best_single": pytest.approx(1 / 3),
             "oracle": pytest.approx(2 / 3),
