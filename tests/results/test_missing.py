@@ -249,8 +249,8 @@ def test_the_same_route_as_best_single_gains_exactly_nothing(case):
 
 def test_one_missing_label_that_counts_more_for_one_of_two():
     """Both chose the model whose label is missing, and each counts it by what else it was asked for."""
-    one = missing._Line(np.array([NAN, 1.0]), np.array([0, 0]), np.array([1.0, 3.0]))
-    other = missing._Line(np.array([NAN, 1.0]), np.array([0, 1]), np.array([1.0, 1.0]))
+    one = missing.Line(np.array([NAN, 1.0]), np.array([0, 0]), np.array([1.0, 3.0]))
+    other = missing.Line(np.array([NAN, 1.0]), np.array([0, 1]), np.array([1.0, 1.0]))
     # if it is y: (y + 3) / 4 - (y + 1) / 2 = 1 / 4 - y / 4
     assert missing.difference(one, other) == Range(low=0, high=0.25)
     assert missing.difference(other, one) == Range(low=-0.25, high=0)
@@ -328,6 +328,7 @@ def test_a_pool_with_some_prices_names_the_others_and_leaves_them_out():
     assert entry.result.blocks == {
         "prices": {
             "unpriced": ["b"],
+            "queries": 3,
             "best_single_model": "a",
             "best_single": pytest.approx(1 / 3),
             "oracle": pytest.approx(2 / 3),
