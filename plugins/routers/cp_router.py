@@ -4,7 +4,7 @@ Paper: Su et al. 2025, CP-Router (arXiv:2505.19970). There the softmax of a chea
 is made into prediction sets by split conformal prediction: nonconformity S(x, y) = 1 - f_y(x), q the
 ceil((n + 1)(1 - alpha))-th smallest S of n calibration questions, C(x) = {y: S(x, y) <= q}. A small set keeps the
 cheap LLM, else the reasoning model answers. Here no option logits exist, so a trained head takes the place of the
-LLM's distribution, and the model of the best train mean that of the reasoning model:
+LLM's distribution, and the model of the best level on train that of the reasoning model:
 
     set      f is a softmax over models, with target y / sum y on the observed models of a query. S of a query is
              1 - max f over its correct models, so C(x) = {m: 1 - f_m <= q} holds a correct model with probability at
@@ -12,7 +12,7 @@ LLM's distribution, and the model of the best train mean that of the reasoning m
     binary   f_m is a sigmoid per model, with a set over {wrong, correct} for each (query, model) and one q for all.
              Trusted: some model's set is {correct}.
 
-The scores of a trusted query are f(x), those of any other the train means (set: scaled to sum 1). alpha is given or
+The scores of a trusted query are f(x), those of any other the levels (set: scaled to sum 1). alpha is given or
 chosen by full and binary entropy, FBE(alpha) = 3 H(sizes) + H(size is 1), greatest over 0.01, ..., 0.99. Calibration and
 FBE use a slice of train that the head has not learnt from.
 
@@ -134,7 +134,7 @@ def calibration_rows(N: int, seed: int) -> Tensor:
 
 
 def initial(inputs: int, means: Float32, variant: Config, generator: torch.Generator) -> Parameters:
-    """Parameters of a head whose outputs start at the train means [K]: f_m = p_m, or p_m / sum p in set form.
+    """Parameters of a head whose outputs start at the levels [K]: f_m = p_m, or p_m / sum p in set form.
 
     A model never observed stays at its prior.
     """
@@ -234,7 +234,7 @@ CARD = RouterCard(
     fidelity=(
         "A head on the query's embedding, trained on labels, replaces the cheap LLM's distribution over answer options.",
         "Sets hold models of the pool (or labels of one model), not options: K models, not a pair.",
-        "An uncertain query goes to the model of the best train mean, which stands for the reasoning model.",
+        "An uncertain query goes to the model of the best level on train, which stands for the reasoning model.",
         "The head does not learn from a fifth of the train split, drawn by the seed: it calibrates q.",
         "FBE is evaluated on that fifth, never on the queries to be routed as in the paper.",
         "The grid of alpha for FBE is 0.01 to 0.99: the paper's is not known.",

@@ -55,7 +55,7 @@ class KnnGroup:
     def scores(self, queries: Queries) -> list[Float32]:
         """One array [B, K] per variant: s_m = sum_j w_j M_jm Y_jm / sum_j w_j M_jm over the k nearest j.
 
-        RouterBench's KNN router, without pseudo-counts. Where no neighbour observed m, its train mean.
+        RouterBench's KNN router, without pseudo-counts. Where no neighbour observed m, its level on train.
         """
         largest = max(variant.k for variant in self.variants)
         return self._scored(nearest(queries.unit, self.X, largest, self.device), len(queries))
@@ -67,7 +67,7 @@ class KnnGroup:
 
     @cached_property
     def _labels(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The label table, its weight columns and the train means: kept, as a query alone costs less than they do."""
+        """The label table, its weight columns and the levels: kept, as a query alone costs less than they do."""
         return *_label_table(self.Y, self.device), to_device(model_means(self.Y), self.device)
 
     def _scored(self, found: Iterable[tuple[slice, Tensor, Tensor]], count: int) -> list[Float32]:
@@ -163,7 +163,7 @@ CARD = RouterCard(
         "The grid is ours: RouterBench ships k of 5, 10 and 40, Li studies 10 and 100.",
         "Softmax weights, of cosine / 0.05, are ours.",
         "Neighbours are shared by all models; with missing labels each mean runs over the observed ones.",
-        "Where no neighbour observed a model its train mean stands in.",
+        "Where no neighbour observed a model its level on train stands in.",
         "A model never observed gets the pool's mean.",
         "Training queries without any label are left out of the search.",
         "k is clipped to the number of training queries.",

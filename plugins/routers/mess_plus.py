@@ -257,10 +257,10 @@ CARD = RouterCard(
         "Offline, the checkpoint of best val routing accuracy is kept, not that of best micro-F1 at 0.5.",
         "Inputs have mean 0 and variance 1 on train: at these learning rates SGD needs them on one scale.",
         "Biases are spared weight decay.",
-        "Output weights start at 0, output biases at the logit of each model's mean label (online at 0).",
+        "Output weights start at 0, output biases at the logit of each model's level on train (online at 0).",
         "A missing label is left out of the loss; the authors' code counts it as wrong.",
         "AdamW and the grid of widths, rates and batches are ours, within the authors' configurations.",
-        "A model never observed stays at the pool's mean label.",
+        "A model never observed stays at the pool's mean level.",
     ),
     expected_failures=(
         (

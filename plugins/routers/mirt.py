@@ -108,7 +108,7 @@ class MirtRouter(HeadRouter):
 def initial(
     inputs: int, means: Float32, seen: torch.Tensor, variant: Config, generator: torch.Generator, device: str
 ) -> Parameters:
-    """Weights and biases as torch starts linear layers; abilities that give each model about its train mean p_k.
+    """Weights and biases as torch starts linear layers; abilities that give each model about its level p_k.
 
     `means` [K] and `seen` [K]: the models observed in train. `theta` [n, K] is NaN where one was not. The checkpoint
     is chosen by routing accuracy, which may be at its best early: what it scores should be probabilities by then.
@@ -172,7 +172,7 @@ CARD = RouterCard(
         "The numbers of abilities besides 25, the rates besides 0.001, biases and weight decay are ours.",
         "Warm-up is in one variant only (omega .3, nearest by cosine); the checkpoint is chosen without it.",
         "A model never observed has the mean abilities of the pool.",
-        "Abilities start at random around the level that gives each model its mean label, not around 0.",
+        "Abilities start at random around the level that gives each model its level, not around 0.",
         "Costs are left to the harness's utility.",
     ),
 )

@@ -131,7 +131,7 @@ CARD = RouterCard(
         "The checkpoint of the best val routing accuracy is kept; the original runs at most 200 epochs, to its train loss.",
         "Batches of 256 or 1024, not of 200; queries are scaled to length 1.",
         "In the variant with one network per model, all networks are checked and stopped together.",
-        "Output weights start at 0 and output biases at the logit of each model's mean label.",
+        "Output weights start at 0 and output biases at the logit of each model's level on train.",
         "Widths beyond (100) and (100, 100), the linear head and standardised inputs are ours.",
     ),
 )

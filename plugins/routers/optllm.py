@@ -4,7 +4,7 @@ Paper: Liu et al. 2024, OptLLM (arXiv:2405.15130), its XGBoost form: one booster
 
     F_m = logit p_m + eta sum_t f_mt(x),    minimising sum_j M_jm [BCE(sigma(F_m(x_j)), Y_jm)] + 1/2 sum leaf^2
 
-with M the mask of observed labels and p_m the mean label of m. Its uncertainty is kept too: B boosters on
+with M the mask of observed labels and p_m the level of m. Its uncertainty is kept too: B boosters on
 bootstrap resamples of the training queries give S_m = sum_b w_b sigma(F_mb) + alpha std_b sigma(F_mb), with w_b
 the share of resample b in the val accuracies. B = 1 is the training queries themselves, and S = sigma(F).
 Its search over assignments needs no code here: total accuracy and total cost are sums over queries, so the

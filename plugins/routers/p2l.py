@@ -113,7 +113,7 @@ class P2lRouter(HeadRouter):
 
 
 def initial(inputs: int, means: Float32, variant: Config, generator: torch.Generator) -> Parameters:
-    """Parameters of the head of a pool with train means [K]; of grk, the last output is eta.
+    """Parameters of the head of a pool with levels [K]; of grk, the last output is eta.
 
     The coefficients start at logit(p_m) and eta at 0: hidden weights are He-uniform, those of the last layer 0, so
     that a model never observed stays at its prior.
@@ -260,7 +260,7 @@ CARD = RouterCard(
         "Scores are sigma(a beta + b) with one a > 0 and b fitted on val; the original gives beta, or sigma(beta) of grk.",
         "Without an anchor (bt, bt_tie) a query's constant is open: there that map is right on average only.",
         "The default head has a hidden layer of 256 ReLUs; the linear head of the paper is a variant.",
-        "Coefficients start at the logit of each model's mean label and output weights at 0, not at random.",
+        "Coefficients start at the logit of each model's level on train and output weights at 0, not at random.",
         "30 shuffled epochs with a cosine rate and the checkpoint of the best val accuracy, not one pass in vote order.",
         "Minibatches of 512 queries shrink, to 32 at least, where an epoch would have fewer than 40 steps.",
         "Pools of more than 16 models compare about 128 pairs per minibatch, drawn by lot, not all pairs.",

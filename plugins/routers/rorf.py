@@ -9,7 +9,7 @@ So the default is one forest for the whole pool ("shared"): a split lowers the m
 
     s_m(x) = 1/T sum_t (sum_j M_jm Y_jm + a p_m) / (sum_j M_jm + a),    j: the training queries in x's leaf of tree t
 
-with M the mask of observed labels, p_m the mean label of m and a = 1. scikit-learn grows the trees; leaf values
+with M the mask of observed labels, p_m the level of m and a = 1. scikit-learn grows the trees; leaf values
 and predictions are ours, for scikit-learn accepts no missing label and its threaded sums differ from run to run.
 """
 

@@ -195,7 +195,7 @@ CARD = RouterCard(
         "A query with one label counts in the cross-entropy only.",
         "A frozen encoder and a network on its embedding, not a fine-tuned mDeBERTa-v3-base.",
         "AdamW at 1e-3 with a cosine learning rate, at most 50 epochs, the checkpoint of best val routing accuracy.",
-        "A model never observed stays at the pool's mean label; without cross-entropy the softmax moves it.",
+        "A model never observed stays at the pool's mean level; without cross-entropy the softmax moves it.",
     ),
 )
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rph import RoutingDataset, Split
 from rph.data import checking
 from rph.data.checking import Check, Finding, check, checked, rest_correlations, told
+from rph.holes import Holes
 
 NAN = float("nan")
 
@@ -264,3 +265,29 @@ def test_a_home_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RPH_HOME", str(tmp_path / "file"))
     assert checked(dataset()).findings == ()
+
+
+# --- holes that a plan made ---------------------------------------------------------------------------
+
+
+def planned(**said):
+    """On 100 queries a was asked all, b every second, c none."""
+    rows = np.array([(1, i % 4 // 2 if i % 2 else NAN, NAN) for i in range(100)], np.float32)
+    rest = [(1, 0, 1), (0, 1, 0)]
+    return replace(dataset(rows, rest, rest), holes=Holes(planned=True, **said))
+
+
+def test_a_model_that_a_plan_never_asked_is_to_be_declared():
+    assert found(planned(), "never-asked").examples == ("'c' on 'a task'",)
+    declared = planned(blocks=frozenset({("a task", "c")}))
+    assert found(declared, "never-asked") is None and found(declared, "block").count == 1
+    assert found(replace(planned(), holes=Holes()), "never-asked") is None  # there it is a block
+
+
+def test_a_plan_is_held_against_what_was_asked():
+    # The standard error of a share of .5 of 100 queries is .05: .5 was asked of b, and .2 is 7.5 errors of .04 away.
+    assert found(planned(plan={("a task", "b"): 0.6}), "plan-differs") is None
+    (odd,) = found(planned(plan={("a task", "b"): 0.2}), "plan-differs").examples
+    assert odd == "'b' on 'a task': 0.2 planned, 0.5 asked"
+    assert found(planned(plan={("a task", "a"): 0.9}), "plan-differs") is None  # .1 is 3.3 errors of .03
+    assert found(planned(plan={("a task", "a"): 0.5}), "plan-differs").count == 1

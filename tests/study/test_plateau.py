@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -230,3 +231,18 @@ def test_the_spread_between_encoders_by_hand():
     assert by_encoder.rows[-1] == ("t", 0.5, None, None)
     with pytest.raises(UsageError, match="two encoders"):
         plateau.encoder_sheets(entries[-1:])
+
+
+def test_where_labels_are_missing_the_order_goes_by_the_lower_end_and_both_are_told():
+    Y = np.array([[1, 1, 0], [1, 0, 1], [np.nan, 1, 0], [np.nan, 0, 1]], np.float32)
+    avoids, answers = (
+        np.zeros(4, int),
+        np.array([1, 2, 1, 0]),
+    )  # 1 of 1 and 3 of 3 known: 2 to 4, and 3 to 4 right
+    sheets = plateau.accuracy_sheets([entry(Y, avoids, router="avoids"), entry(Y, answers, router="answers")])
+    assert [row[0] for row in sheets[0].rows[:2]] == ["answers", "avoids"]
+    assert "avoids 50.00 to 100.00" in str(sheets[0].notes) and "answers 75.00 to 100.00" in str(
+        sheets[0].notes
+    )
+    (summary, *_) = plateau.configuration_sheets([entry(Y, avoids, router="avoids")])
+    assert "labels of what was chosen are missing" in str(summary.notes)

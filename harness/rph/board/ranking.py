@@ -123,13 +123,16 @@ class Board:
     fixed: tuple[Fixed, ...]
     reference: Reference
     open: bool  # labels of what was chosen are missing, or count by a plan
-    telling: bool  # which labels are missing says something of the answers: who knows it beats the best single model
+    telling: (
+        bool  # who knows which labels are missing, and nothing else of a query, beats the best single model
+    )
 
     @property
     def pool_aiq(self) -> float | None:
         """AIQ of mixing the pool's models at random, which reads no query: RouterBench's Zero router."""
-        if self.reference.model_cost is None:
-            return None
+        holes = missing.of(self.rows[0].entry.result)
+        if self.reference.model_cost is None or (holes is not None and min(holes.model_coverage) < 1):
+            return None  # the models' own accuracies are over different queries
         return _aiq(
             self.reference, zip(self.reference.model_cost, self.reference.model_accuracy, strict=True)
         )

@@ -109,7 +109,7 @@ def data_notes(board: Board) -> list[str]:
     if board.telling:
         notes.append(
             "THE HOLES CARRY INFORMATION: a row that knows which labels are missing, and nothing else of a query, beats "
-            "the best single model. A router that finds them out gains what no deployment gives."
+            "the best single model. They tell of the answers, or of whose calls were lost: no deployment tells either."
         )
     return notes
 

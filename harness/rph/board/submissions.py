@@ -108,6 +108,8 @@ def validate(
 def _unverified(entry: Entry, has_peers: bool, dataset: RoutingDataset | None) -> Iterator[str]:
     yield from UNVERIFIED
     yield from blocks.unverified(entry.result.blocks)
+    if entry.result.format == "rph-result/2" and np.isnan(entry.queries.labels).any():
+        yield "which models could be chosen where labels are missing: a result of this version says so"
     if entry.result.router_distribution == "local file":
         yield "who can run the router again: it is a local file of the submitter, and no package"
     if dataset is not None:
@@ -336,7 +338,9 @@ def _board(entry: Entry, trusted: _Trusted) -> Found:
         if theirs.encoder == result.encoder and theirs.encoder_identity != result.encoder_identity:
             yield "encoder", f"{result.encoder} is {theirs.encoder_identity!r} on the board"
             break
-    yield from _same_facts(entry, peers[0].queries, first.reference, "the board's other results")
+    # The facts of one that has the blocks: one from before they were known cannot tell.
+    fullest = max(peers, key=lambda other: len(other.queries.blocks))
+    yield from _same_facts(entry, fullest.queries, first.reference, "the board's other results")
     conflicts = trusted.labels(entry).conflicts(entry)
     if conflicts.any():
         yield "labels", f"labels are not those of the board's other results on {_queries(conflicts)}"

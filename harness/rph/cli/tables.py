@@ -119,6 +119,8 @@ def _notes(cells: list[CellResult]) -> list[str]:
         shares = ", ".join(f"{router} {percent(share)}" for router, share in beyond)
         lines.append(f"best per task: {tasks.ROW}. Gap closed beyond it %: {shares}.")
     lines += missing.notes(cells[0])
+    if missing.of(cells[0]) is not None:
+        lines.append("val acc.: with missing labels counted wrong, as variants are chosen by it.")
     if any(cell.bounds is not None and cell.bounds[1] - cell.bounds[0] >= EQUAL for cell in cells):
         lines.append(
             "[low, high]: with the missing labels of what was chosen counted wrong, and counted right."

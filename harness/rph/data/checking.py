@@ -12,7 +12,7 @@ The kinds in `WRONG` make every number computed from the table wrong:
 - `leak`: a text stands in two splits.
 
 The others are for the owner to look at: `near-leak`, `repeated-text`, `constant-model`, `unobserved-model`, `block`,
-`no-tasks`, `agreeing-models`, `similar-names`.
+`never-asked`, `plan-differs`, `no-tasks`, `agreeing-models`, `similar-names`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rph.api import SPLITS, RoutingDataset
 from rph.data.alike import near_pairs, normal_form
 from rph.data.columns import short
 from rph.errors import RphError
-from rph.holes import SUPPORT
+from rph.holes import SUPPORT, found_blocks, planned_cells
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ ALIGNED = 0.3  # median correlation of a model with the rest, within tasks, in a
 POOL, LEAST = 5, 100  # models and queries without which the median says nothing
 SAME = 0.95  # correlation of two models; one model served by two providers has .76
 JOINT = 20  # queries on which both of two models must be observed
+STRAY = 5  # standard errors by which the share asked may differ from the plan's
 SHOWN = 3  # examples
 CONSTANT = 1e-9  # a sum of squares below this is rounding
 
@@ -130,6 +131,7 @@ def check(dataset: RoutingDataset) -> Check:
         *_constant(rows),
         *_unobserved(rows),
         *_blocks(rows),
+        *_planned(rows),
         *_no_tasks(rows),
         *_agreeing(rows),
         *_similar_names(rows),
@@ -286,6 +288,37 @@ def _blocks(rows: _Rows) -> Iterator[Finding]:
         f"models never observed on a task with {SUPPORT} or more train queries, or said to be so",
         [f"{model!r} on {task!r}" for task, model in blocks],
         "such a model is not in the pool of that task: for no router, and for no row beside them",
+    )
+
+
+def _planned(rows: _Rows) -> Iterator[Finding]:
+    """Where a table that says that its holes are planned does not look so, on train."""
+    dataset = rows.dataset
+    if not dataset.holes.planned:
+        return
+    train = dataset.train
+    never = sorted(found_blocks(train.tasks, dataset.models, train.labels) - dataset.blocks)
+    yield from _finding(
+        "never-asked",
+        f"models that a plan never asked on a task with {SUPPORT} or more train queries",
+        [f"{model!r} on {task!r}" for task, model in never],
+        "say so: `blocks: {task: [model]}` in bench.yaml; else their labels count as lost, and not as planned",
+    )
+    odd = []
+    for (task, model), share in sorted(dataset.holes.plan.items()):
+        of_task = np.array([name == task for name in train.tasks])
+        if model not in dataset.models or not of_task.any():
+            continue
+        m = dataset.models.index(model)
+        reasons = None if train.reasons is None else train.reasons[of_task][:, [m]]
+        asked = 1 - float(planned_cells(train.labels[of_task][:, [m]], reasons, True).mean())
+        if abs(asked - share) > STRAY * np.sqrt(share * (1 - share) / of_task.sum()) + 1e-9:
+            odd.append(f"{model!r} on {task!r}: {share:g} planned, {asked:.3g} asked")
+    yield from _finding(
+        "plan-differs",
+        "shares of a plan that are not those of the train split, beyond chance",
+        odd,
+        "correct `plan` in bench.yaml, or leave it out: then the shares are counted",
     )
 
 

@@ -183,7 +183,7 @@ def bayes_expected(p_correct: Floats, pool: Bool | None = None) -> float:
 def knowing(Y: Floats, level: Floats, pool: Bool | None = None) -> Int64:
     """[N] a control route that knows which labels are missing: the best level among the observed models of the pool.
 
-    No router can see that. Where it beats the best single model, whether a label is missing says something of the answer.
+    No router can see that. Where it beats the best single model, the holes tell of the answers, or of whose calls were lost.
     """
     inside = np.ones(Y.shape, bool) if pool is None else pool
     seen = ~np.isnan(Y) & inside

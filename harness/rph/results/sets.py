@@ -124,11 +124,24 @@ def averages(group: Group, read: Callable[[CellResult], float | None]) -> dict[s
 
 def accuracies(group: Group) -> dict[str, Average]:
     """Router -> test accuracy at lambda = 0; the best first, with missing labels counted 0."""
-    found, lower = (
-        averages(group, read)
-        for read in (lambda result: result.test_accuracy_mean, lambda result: result.lower)
-    )
-    return {router: found[router] for router in lower}
+    found = averages(group, lambda result: result.test_accuracy_mean)
+    return {router: found[router] for router in lower_accuracies(group)}
+
+
+def lower_accuracies(group: Group) -> dict[str, Average]:
+    """Router -> test accuracy with the missing labels of what was chosen counted 0: what decides an order."""
+    return averages(group, lambda result: result.lower)
+
+
+def open_accuracies(group: Group) -> dict[str, tuple[float, float]]:
+    """Router -> the two ends of its accuracy, mean over encoders, of those that missing labels leave open."""
+    found = {}
+    for router in accuracies(group):
+        ends = [one for entry in group.of(router) if (one := entry.result.bounds) is not None]
+        if any(high - low > 10**-DIGITS for low, high in ends):
+            low, high = (statistics.fmean(one) for one in zip(*ends, strict=True))
+            found[router] = (low, high)
+    return found
 
 
 def in_average(subset: str, reference: Reference) -> bool:
@@ -160,6 +173,14 @@ def encoder_notes(group: Group) -> list[str]:
         counts = ", ".join(f"{router} {n}" for router, n in sorted(lacking.items()))
         notes.append(f"{group.name}: not comparable, a mean over fewer encoders: {counts}.")
     notes += [f"{group.name}: {note}" for note in missing.notes(group.entries[0].result)]
+    if ends := open_accuracies(group):
+        shown = ", ".join(
+            f"{router} {100 * low:.2f} to {100 * high:.2f}" for router, (low, high) in ends.items()
+        )
+        notes.append(
+            f"{group.name}: accuracies are over what was observed. With missing labels counted wrong, by which they are "
+            f"ordered, and counted right, in %: {shown}."
+        )
     if group.subset:
         notes.append(f"{group.name} is a subset: {group.subset}.")
     return notes

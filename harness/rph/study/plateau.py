@@ -23,6 +23,8 @@ from rph.results.sets import (
     encoder_notes,
     groups,
     in_average,
+    lower_accuracies,
+    open_accuracies,
     ranks,
 )
 from rph.results.sheets import Column, Sheet, Value
@@ -114,15 +116,19 @@ def accuracy_sheets(entries: Sequence[Entry]) -> list[Sheet]:
     full = [means for means, counted in zip(by_group, counts, strict=True) if counted]
     worlds = [group.name for group in found if group.reference.bayes is not None]
     routers = dict.fromkeys(router for means in by_group for router in means)
-    overall = {
-        router: average([means[router].mean if router in means else None for means in full]).mean
-        for router in routers
-    }
+    lower = [lower_accuracies(group) for group, counted in zip(found, counts, strict=True) if counted]
+    overall, order = (
+        {
+            router: average([means[router].mean if router in means else None for means in each]).mean
+            for router in routers
+        }
+        for each in (full, lower)
+    )
     columns, rows = [Column("router")], []
     for group in found:
         columns += [Column(group.name, "percent"), Column(f"± {group.name}", "percent")]
     columns.append(Column("average", "percent"))
-    for router in sorted(routers, key=lambda router: descending(overall[router])):
+    for router in sorted(routers, key=lambda router: descending(order[router])):
         row: list[Value] = [router]
         for means in by_group:
             row += means[router][:2] if router in means else [None, None]
@@ -270,6 +276,12 @@ def configuration_sheets(entries: Sequence[Entry]) -> list[Sheet]:
         (
             f"The paper writes {NEAR:g} pp; {NEAR:g} of accuracy, {100 * NEAR:g} points, is counted.",
             "The ceiling is the best of many test accuracies, and so an optimistic one.",
+            *(
+                f"{group.name}: labels of what was chosen are missing. Each configuration is measured on the others, and "
+                "the ceiling may be of one that avoids what it cannot answer."
+                for group in groups(entries)
+                if open_accuracies(group)
+            ),
         ),
     )  # fmt: skip
     return [summary, *(_configuration_sheet(one, near) for one in found)]

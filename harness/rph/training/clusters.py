@@ -60,7 +60,7 @@ def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
 def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrinkage: float) -> Float32:
     """Y [N, K] labels, assignment [N] -> [C, K] mean observed label of each model in each cluster.
 
-    `shrinkage` counts as that many more labels at the model's mean p_m. A cluster without a label of a model
+    `shrinkage` counts as that many more labels at the model's level p_m. A cluster without a label of a model
     gives p_m.
     """
     members = assignment.cpu()
