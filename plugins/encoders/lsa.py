@@ -27,9 +27,26 @@ DIM = 256
 TERMS = 100_000  # the most frequent are kept: 100 MB of projection, whatever the benchmark
 COMMON = 2  # a term must be in this many train queries,
 FEW = 1000  # unless there are fewer queries than this
+NGRAMS = (1, 2)  # words and pairs of neighbours
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 TERM = rf"[{IDEOGRAPHS}]|[^\W{IDEOGRAPHS}]+"
 RANK = 1e-5  # a singular value this much smaller than the first is rounding, not a direction
+
+
+def vocabulary(texts: Sequence[str]) -> list[str]:
+    """The terms that are kept, sorted: the TERMS most frequent ones; of equally frequent terms the first by their letters.
+
+    scikit-learn's `max_features` sorts frequencies alone, by a sort that is not stable and differs between processors: of
+    the many terms as frequent as the last one kept, it keeps others there. Raises ValueError where there is no term.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    count = CountVectorizer(token_pattern=TERM, ngram_range=NGRAMS, min_df=COMMON if len(texts) >= FEW else 1)
+    frequency = np.asarray(count.fit_transform(texts).sum(axis=0)).ravel()
+    names = count.get_feature_names_out()  # sorted
+    kept = np.sort(np.argsort(-frequency, kind="stable")[:TERMS])
+    found: list[str] = names[kept].tolist()
+    return found
 
 
 class LSA:
@@ -47,15 +64,14 @@ class LSA:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from threadpoolctl import threadpool_limits
 
-        terms = TfidfVectorizer(
-            token_pattern=TERM,
-            ngram_range=(1, 2),
-            sublinear_tf=True,
-            min_df=COMMON if len(train_texts) >= FEW else 1,
-            max_features=TERMS,
-            dtype=np.float32,
-        )
         try:
+            terms = TfidfVectorizer(
+                token_pattern=TERM,
+                ngram_range=NGRAMS,
+                sublinear_tf=True,
+                vocabulary=vocabulary(train_texts),
+                dtype=np.float32,
+            )
             T = terms.fit_transform(train_texts)  # [N, terms]
         except ValueError as error:
             raise RphError(
@@ -94,6 +110,7 @@ CARD = EncoderCard(
     licence="BSD-3-Clause",
     citation="Deerwester et al. 1990, Indexing by latent semantic analysis, JASIS 41(6)",
     fitted=True,
+    code_version=2,
     notes=(
         "256 dimensions, fewer where the train queries span fewer",
         "a query without any term of the train queries is a zero row",

@@ -1,5 +1,7 @@
 """The LSA encoder: what a term is, what a row depends on, and how well it routes the real queries."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -59,6 +61,52 @@ def test_with_all_dimensions_kept_products_are_those_of_tfidf():
     T = TfidfVectorizer(token_pattern=lsa.TERM, ngram_range=(1, 2), sublinear_tf=True).fit_transform(TRAIN)
     X = encode(TRAIN)
     assert np.allclose(X @ X.T, (T @ T.T).toarray(), atol=1e-5)
+
+
+def test_of_terms_that_are_as_frequent_as_the_last_the_first_by_their_letters_are_kept(monkeypatch):
+    monkeypatch.setattr(lsa, "TERMS", 3)
+    assert lsa.vocabulary(["d d d", "c b", "b a c"]) == [
+        "b",
+        "c",
+        "d",
+    ]  # "d d" and b, c are there twice, d thrice
+    monkeypatch.setattr(lsa, "TERMS", 2)
+    assert lsa.vocabulary(["d d d", "c b", "b a c"]) == ["b", "d"]
+
+
+def test_the_vocabulary_is_that_of_scikit_learn_where_no_tie_is_cut():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    theirs = TfidfVectorizer(token_pattern=lsa.TERM, ngram_range=(1, 2)).fit(TRAIN)
+    assert lsa.vocabulary(TRAIN) == theirs.get_feature_names_out().tolist()
+
+
+def test_another_processor_keeps_the_same_terms():
+    """Many terms of one frequency, of which some are cut; without its SIMD sorts numpy leaves equals in another order."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__  # all that this build can be told to leave out
+
+    script = (
+        "import hashlib, json, numpy as np; from rph_plugins.encoders import lsa; lsa.TERMS = 500\n"
+        "rng = np.random.default_rng(0)\n"
+        "texts = [' '.join(f'w{i}' for i in rng.integers(0, 2000, 12)) for _ in range(900)]\n"
+        "encoder = lsa.LSA(); encoder.fit(texts)\n"
+        "print(json.dumps([lsa.vocabulary(texts), encoder.encode(texts[:50], device='cpu').tolist()]))"
+    )
+    found = []
+    for disabled in ("", " ".join(__cpu_dispatch__)):
+        environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": disabled}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(json.loads(done.stdout))
+    assert found[0][0] == found[1][0]
+    rows = [np.array(vectors) for _, vectors in found]
+    # Directions may be turned where singular values are equal: what is read of vectors are their products.
+    assert np.allclose(rows[0] @ rows[0].T, rows[1] @ rows[1].T, atol=1e-5)
 
 
 def test_queries_that_share_words_are_near_and_others_are_not():
