@@ -81,7 +81,7 @@ def entry(
     made = {
         name: block.make(dataset, queries.arrays())
         for name, block in blocks.KNOWN.items()
-        if name != findings.NAME  # of texts, which are all the same here
+        if block.make is not None and name != findings.NAME  # of texts, which are all the same here
     }
     known = {name: record for name, record in made.items() if record is not None}
     fields = {

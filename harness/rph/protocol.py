@@ -2,12 +2,12 @@
 
 Stage 1 trains every variant with the first seed and ranks them by val routing accuracy at lambda = 0. Stage 2
 trains the best five with the other seeds too, and picks the variant with the best mean val accuracy over all
-seeds. Test is not read here: selection sees val accuracies and nothing else.
+seeds; variants that route every val query alike share one of the five places, the best of them. Test is not read here: selection sees val accuracies and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,16 +50,32 @@ class Selection:
 Steps = Generator[list[Trial], Sequence[float | None], T]
 
 
-def select(grid: Sequence[Any], *, deterministic: bool, preset: Preset) -> Steps[Selection | None]:
+def _itself(variant: Any) -> Hashable:
+    whole: Hashable = variant
+    return whole
+
+
+def select(
+    grid: Sequence[Any],
+    *,
+    deterministic: bool,
+    preset: Preset,
+    routes: Callable[[Any], Hashable] = _itself,
+) -> Steps[Selection | None]:
     """Run both stages and choose. None where no variant finished with every seed.
 
-    Ties go to the earlier variant of the grid. A deterministic router gives the same result for every seed, so
-    its variants are trained once and stage 2 is stage 1.
+    Ties go to the earlier variant of the grid. `routes` gives what variants with equal val routes have in common, once
+    stage 1 has trained them: of these only the first in rank goes on, so that copies keep no other from being tried. A
+    deterministic router gives the same result for every seed, so its variants are trained once and stage 2 is stage 1.
     """
     seeds = preset.seeds[:1] if deterministic else preset.seeds
     variants = grid[: preset.variants]
     stage_1 = yield from _mean_accuracies(variants, seeds[:1])
-    finalists = [variant for variant, _ in _best_first(stage_1)[: preset.finalists]]
+    different = {
+        routes(variant): variant for variant, _ in reversed(_best_first(stage_1))
+    }  # the first of equals
+    ranked = [variant for variant, _ in _best_first(stage_1) if different[routes(variant)] is variant]
+    finalists = ranked[: preset.finalists]
     stage_2 = _best_first((yield from _mean_accuracies(finalists, seeds)))
     if not stage_2:
         return None

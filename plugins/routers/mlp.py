@@ -107,7 +107,8 @@ def forward_per_model(parameters: Parameters, X: torch.Tensor, draw: Draw) -> to
     if "weight1" not in parameters:
         return hidden  # linear: h is 1
     K = parameters["weight1"].shape[-3]
-    hidden = hidden.view(*hidden.shape[:-1], K, -1).transpose(-3, -2)  # [..., K, B, h]
+    width = hidden.shape[-1] // K  # given, so that no query has a shape too
+    hidden = hidden.view(*hidden.shape[:-1], K, width).transpose(-3, -2)  # [..., K, B, h]
     for layer in range(1, len(parameters) // 2):
         hidden = draw(hidden.relu()) @ parameters[f"weight{layer}"] + parameters[f"bias{layer}"]
     return hidden[..., 0].mT

@@ -16,7 +16,7 @@ is argmax beta. A label between 0 and 1 counts as the chance of being correct, i
 The default is bt_tie with the anchor. bt_tie ranks models by mean accuracy where labels are complete (the row sums
 of its gradient are Borda's count); bt and grk need not. bt_tie and the anchor pull on the spread of beta with
 different strength, so even anchored coefficients are not quite log-odds: the score is sigma(a beta + b), one
-monotone map for all models and queries, fitted on train. It changes no route.
+monotone map for all models and queries, fitted on val. In float32 it can round two leads to one, and so move a route.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ CARD = RouterCard(
         "Without an anchor (bt, bt_tie) a query's constant is open: there that map is right on average only.",
         "The default head has a hidden layer of 256 ReLUs; the linear head of the paper is a variant.",
         "Coefficients start at the logit of each model's level on train and output weights at 0, not at random.",
-        "30 shuffled epochs with a cosine rate and the checkpoint of the best val accuracy, not one pass in vote order.",
+        "At most 30 shuffled epochs with a cosine rate and the checkpoint of the best val accuracy, not one pass in vote order.",
         "Minibatches of 512 queries shrink, to 32 at least, where an epoch would have fewer than 40 steps.",
         "Pools of more than 16 models compare about 128 pairs per minibatch, drawn by lot, not all pairs.",
         "A missing label is in no pair. A model never observed keeps the coefficient of the pool's mean, which the map moves.",

@@ -216,7 +216,7 @@ CARD = RouterCard(
         "A query that all observed models solve, or none, adds nothing to the first loss (mended in their code).",
         "Clusters are k-means on the frozen embeddings at length 1, without t-SNE.",
         "The positive of the second loss is never the query itself; a query without a partner adds nothing to it.",
-        "Both losses are divided by the temperature; in the authors' code the second is not.",
+        "Both losses are divided by the temperature; of the authors' two training scripts one does so, the other divides the first.",
         "Temperatures below 1, larger learning rates, all or 8 positives and 32 clusters are ours.",
         "Weights below 1 of the second loss are ours, as is its weight 0.",
         "Up to 20 epochs, or 2000 steps where that is more, best val routing accuracy; the original takes 1000 steps.",

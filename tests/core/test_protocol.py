@@ -30,9 +30,9 @@ class Asked:
         return [self.rule(trial.variant.k, trial.seed) for trial in trials]
 
 
-def select(grid, *, deterministic, preset, val_accuracies):
+def select(grid, *, deterministic, preset, val_accuracies, **routes):
     """The protocol, with its questions answered."""
-    asking = steps(grid, deterministic=deterministic, preset=preset)
+    asking = steps(grid, deterministic=deterministic, preset=preset, **routes)
     wanted = next(asking)
     while True:
         try:
@@ -57,6 +57,22 @@ def test_stage_1_trains_all_variants_with_seed_42_and_stage_2_the_best_five_with
     assert selection.variant == Config(14)
     assert [trial.seed for trial in selection.trials] == [42, 1337, 2026, 7, 99]
     assert selection.val_accuracy == pytest.approx(0.14)
+
+
+def test_variants_with_equal_val_routes_share_one_place():
+    """Five copies that lead stage 1, and a sixth variant that is the second best."""
+    asked = Asked(lambda k, seed: 0.9 if k < 5 else 0.8 - k / 100)
+    selection = select(
+        GRID, deterministic=False, preset=PAPER, val_accuracies=asked, routes=lambda config: max(config.k, 4)
+    )
+    assert {trial.variant.k for trial in asked.trials[15:]} == {
+        0,
+        5,
+        6,
+        7,
+        8,
+    }  # of the copies the first of the grid
+    assert selection.variant == Config(0)
 
 
 def test_the_mean_over_five_seeds_decides_not_the_first_seed():

@@ -417,6 +417,7 @@ def a_hidden_variant(path):
         won = content["variant_name"]
         content["configurations"] = [one for one in content["configurations"] if one["variant_name"] != won]
         content["trials"] = len(content["configurations"])
+        content["blocks"].pop("alike", None)  # nor as one that routes as another
 
 
 def a_sixteenth_variant(path):

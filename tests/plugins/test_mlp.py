@@ -159,6 +159,7 @@ def test_separate_networks_are_separate(plugin):
         hidden = (hidden @ parameters["weight1"][m] + parameters["bias1"][m]).relu()
         alone = hidden @ parameters["weight2"][m] + parameters["bias2"][m]
         assert torch.allclose(together[:, m], alone[:, 0], atol=1e-5)
+    assert plugin.module.forward_per_model(parameters, X[:0], Draw()).shape == (0, together.shape[-1])
 
 
 def test_standardised_inputs_are_scaled_by_train_alone(spec):

@@ -417,7 +417,12 @@ def _selection(entry: Entry) -> Found:
         yield "selection", f"it tried {variants} variants; the protocol allows {preset.variants}"
         return
     accuracies = {trial: one.val_accuracy for trial, one in by_trial.items()}
-    chosen, asked = choice(accuracies, preset, deterministic=result.deterministic)
+    alike = blocks.alike(result)
+    first = {name: accuracies.get((name, preset.seeds[0])) for name in alike}
+    if any(first[name] != first.get(group) for name, group in alike.items()):
+        yield "selection", "variants that are said to route alike have different val accuracies"
+        return
+    chosen, asked = choice(accuracies, preset, deterministic=result.deterministic, alike=alike)
     if by_trial.keys() - asked or len(asked - by_trial.keys()) > len(result.failed_trials):
         yield "selection", "its configurations are not those that the protocol asks for"
     if chosen is None or chosen.variant != result.variant_name:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -135,6 +136,7 @@ class Cell:
         self.result: CellResult | None = None  # when all steps are done
         self._failed: dict[Trial, Failed] = {}
         self._accuracies: dict[Trial, float | None] = {}  # of the finished trials, on val
+        self._routes: dict[Trial, str] = {}  # what trials with equal val routes have in common
         self._tested: dict[Trial, float | None] = {}  # the same on test: reported, never selected by
         self._seconds: dict[Trial, float] = {}  # of the same
         self._goal = self._shown = 0  # trials of the present stage, and how many of them are done
@@ -207,8 +209,12 @@ class Cell:
         if (known := self._known_result()) is not None:
             self.result = known
             return
+        preset = self.pair.settings.preset
         asking = protocol.select(
-            self.spec.grid, deterministic=card.deterministic, preset=self.pair.settings.preset
+            self.spec.grid,
+            deterministic=card.deterministic,
+            preset=preset,
+            routes=lambda variant: self._routes[Trial(variant=variant, seed=preset.seeds[0])],
         )
         wanted = next(asking)
         while True:
@@ -307,6 +313,8 @@ class Cell:
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
         dataset = self.pair.dataset
+        route = metrics.route(scored.val, dataset.level, dataset.mask("val").pool)
+        self._routes[trial] = hashlib.sha256(route.tobytes()).hexdigest()
         self._accuracies[trial] = metrics.val_accuracy(scored.val, dataset)
         self._tested[trial] = metrics.test_accuracy(scored.test, dataset)
 
@@ -327,6 +335,15 @@ class Cell:
             for failed in map(self._failed.__getitem__, self._in_order(self._failed))
         ]
         return found if self.error is None else [*found, Failure(what=self.title, error=self.error)]
+
+    def _alike(self) -> tuple[tuple[str, ...], ...]:
+        """The variants that stage 1 found to route val alike, in groups of two or more."""
+        first = self.pair.settings.preset.seeds[0]
+        groups: dict[str, list[str]] = {}
+        for trial in self._in_order(self._routes):
+            if trial.seed == first:
+                groups.setdefault(self._routes[trial], []).append(variant_name(trial.variant))
+        return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
     # --- results ------------------------------------------------------------------------------------
 
@@ -357,6 +374,8 @@ class Cell:
         queries = files.per_query(dataset, seeds, routes_of(dataset, [scored.test for scored in stored]))
         known = blocks.make(dataset, queries.arrays())
         sure = missing.sure(known.get(missing.NAME))
+        if groups := self._alike():
+            known[blocks.ALIKE] = blocks.Alike(variants=groups)
         return CellResult(
             bench=dataset.name,
             subset=dataset.subset,

@@ -39,14 +39,32 @@ class Block:
     wrong: Callable[[Sequence[str], Arrays], Iterator[str]] | None = None
     # Its arrays, by a dataset and the routes [S, N] of a cell; None: that has no such block.
     draw: Callable[[RoutingDataset, NDArray[np.int64]], dict[str, NDArray[Any]] | None] | None = None
-    # The record, by the dataset and all arrays of the npz; None: it has no such block.
-    make: Callable[[RoutingDataset, Arrays], Record | None]
+    # The record, by the dataset and all arrays of the npz; None: it has no such block, or is made elsewhere.
+    make: Callable[[RoutingDataset, Arrays], Record | None] | None = None
     # The record, of the result (its core computed again) and all arrays of its npz; None: it is taken as claimed.
     recompute: Callable[[CellResult, Arrays], Record] | None = None
 
 
+ALIKE = "alike"
+
+
+class Alike(Record):
+    """Variants that route every val query alike with the first seed: of a group one goes on to stage 2 (rph.protocol)."""
+
+    variants: tuple[tuple[str, ...], ...]  # names, groups of two or more in the order of the grid
+
+
+def alike(result: CellResult) -> dict[str, str]:
+    """Variant -> the name of its group, of those that share one; what `protocol.select` takes for equal routes."""
+    if ALIKE not in result.blocks:
+        return {}
+    groups = Alike.model_validate(result.blocks[ALIKE]).variants
+    return {name: group[0] for group in groups for name in group}
+
+
 # Here, and nowhere else, this version's blocks are listed.
 KNOWN: dict[str, Block] = {
+    ALIKE: Block(record=Alike),
     findings.NAME: Block(record=findings.Data, make=findings.make),
     missing.NAME: Block(
         record=missing.Holes,
@@ -82,7 +100,7 @@ def draw(dataset: RoutingDataset, routes: NDArray[np.int64]) -> dict[str, NDArra
 
 def make(dataset: RoutingDataset, arrays: Arrays) -> dict[str, Record]:
     """The blocks that a cell of this dataset has, of all arrays of its npz."""
-    made = {name: block.make(dataset, arrays) for name, block in KNOWN.items()}
+    made = {name: block.make(dataset, arrays) for name, block in KNOWN.items() if block.make is not None}
     return {name: record for name, record in made.items() if record is not None}
 
 

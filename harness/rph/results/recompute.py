@@ -117,14 +117,22 @@ def _measured(entry: Entry, seed: int) -> cell.Measured:
 
 
 def choice(
-    accuracies: Mapping[Key, float | None], preset: protocol.Preset, *, deterministic: bool
+    accuracies: Mapping[Key, float | None],
+    preset: protocol.Preset,
+    *,
+    deterministic: bool,
+    alike: Mapping[str, str] | None = None,
 ) -> tuple[protocol.Selection | None, set[Key]]:
     """What the protocol chooses where these are the val accuracies of all finished trials, and the trials it asks for.
 
-    The grid is the variants of the first seed, in their order. The selection's variant is a name.
+    The grid is the variants of the first seed, in their order. The selection's variant is a name. `alike`: variant ->
+    the group of those that share its val routes (blocks.alike).
     """
+    groups = alike or {}
     grid = [name for name, seed in accuracies if seed == preset.seeds[0]]
-    steps = protocol.select(grid, deterministic=deterministic, preset=preset)
+    steps = protocol.select(
+        grid, deterministic=deterministic, preset=preset, routes=lambda name: groups.get(name, name)
+    )
     asked: set[Key] = set()
     try:
         wanted = next(steps)
