@@ -333,12 +333,11 @@ def _check(title: str, found: Float32, stored: Float32, dataset: RoutingDataset)
     (`fit_many`), or was done on another kind of processor. Then the sums were taken in another order, and scores
     and a few routes may move as far as the conformance check of `fit_many` lets them.
     """
-    pool = dataset.mask("val").pool
     check = Check(
         bit_for_bit=bool(np.array_equal(found, stored)),
         largest_difference=float(np.abs(found - stored).max(initial=0)),
         routes_changed=int(
-            (metrics.route(found, dataset.level, pool) != metrics.route(stored, dataset.level, pool)).sum()
+            (metrics.route_of(found, dataset, "val") != metrics.route_of(stored, dataset, "val")).sum()
         ),
         queries=len(stored),
     )

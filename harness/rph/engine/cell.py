@@ -313,10 +313,10 @@ class Cell:
     def _finish(self, trial: Trial, scored: Scored) -> None:
         self._seconds[trial] = scored.seconds
         dataset = self.pair.dataset
-        route = metrics.route(scored.val, dataset.level, dataset.mask("val").pool)
+        route = metrics.route_of(scored.val, dataset, "val")
         self._routes[trial] = hashlib.sha256(route.tobytes()).hexdigest()
-        self._accuracies[trial] = metrics.val_accuracy(scored.val, dataset)
-        self._tested[trial] = metrics.test_accuracy(scored.test, dataset)
+        self._accuracies[trial] = metrics.val_accuracy(route, dataset)
+        self._tested[trial] = metrics.test_accuracy(metrics.route_of(scored.test, dataset), dataset)
 
     def _in_order(self, trials_: Iterable[Trial]) -> list[Trial]:
         """By seed and variant: the same in every run, whichever trial ended first."""
@@ -429,8 +429,7 @@ class Cell:
 
 def routes_of(dataset: RoutingDataset, scores: Iterable[Float32]) -> NDArray[np.int64]:
     """[S, N] the model that each seed's test scores [N, K] route each query to."""
-    pool = dataset.mask("test").pool
-    return np.stack([metrics.route(each, dataset.level, pool) for each in scores])
+    return np.stack([metrics.route_of(each, dataset) for each in scores])
 
 
 @functools.cache  # the code that was imported is what runs, whatever is edited meanwhile

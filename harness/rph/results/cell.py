@@ -321,7 +321,7 @@ def measure(
 ) -> Measured:
     """Everything the test split says about one seed's scores."""
     test, mask, K = dataset.test, dataset.mask("test"), len(dataset.models)
-    route = metrics.route(scored.test, dataset.level, mask.pool)
+    route = metrics.route_of(scored.test, dataset)
     labels, weight = chosen(test.labels, route), chosen(mask.weight, route)
     accuracy = metrics.mean_of(labels, weight)
     hard, easy = metrics.hard_easy(test.labels, chosen(test.labels, metrics.floor_route(dataset)), mask.pool)

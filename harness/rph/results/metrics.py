@@ -114,17 +114,20 @@ def floor_route(dataset: RoutingDataset, split: SplitName = "test") -> Int64:
     return policy(dataset.best_single, dataset.level, pool, n)
 
 
-def val_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """What variants are chosen by: routing accuracy at lambda = 0 of the val scores [V, K], missing labels counted 0."""
-    mask, Y = dataset.mask("val"), dataset.val.labels
-    found = accuracy_bounds(route(scores, dataset.level, mask.pool), Y, mask)
+def route_of(scores: Float32, dataset: RoutingDataset, split: SplitName = "test") -> Int64:
+    """[N] the `route` of a split's scores [N, K]: in its pools, ties by the dataset's levels."""
+    return route(scores, dataset.level, dataset.mask(split).pool)
+
+
+def val_accuracy(route: Int64, dataset: RoutingDataset) -> float | None:
+    """What variants are chosen by: accuracy of a route [V] of the val queries, missing labels counted 0."""
+    found = accuracy_bounds(route, dataset.val.labels, dataset.mask("val"))
     return None if found is None else found.low
 
 
-def test_accuracy(scores: Float32, dataset: RoutingDataset) -> float | None:
-    """Routing accuracy at lambda = 0 of the test scores [N, K]; reported, never selected by."""
-    mask = dataset.mask("test")
-    return accuracy(route(scores, dataset.level, mask.pool), dataset.test.labels, mask).value
+def test_accuracy(route: Int64, dataset: RoutingDataset) -> float | None:
+    """Accuracy of a route [N] of the test queries; reported, never selected by."""
+    return accuracy(route, dataset.test.labels, dataset.mask("test")).value
 
 
 def best_single_hindsight(Y: Floats, level: Floats, mask: Mask = DENSE) -> Mean:
