@@ -20,6 +20,7 @@ from rph.api import (
     RoutingDataset,
     Split,
     Trial,
+    VariantCard,
 )
 from rph.errors import RphError, UsageError
 from rph.holes import Holes
@@ -52,6 +53,7 @@ __all__ = [
     "Split",
     "Trial",
     "UsageError",
+    "VariantCard",
     "__version__",
     "hookimpl",
     "load",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rph.arrays import level, unit_rows
+from rph.arrays import hash_array, hash_texts, level, unit_rows
 from rph.errors import UsageError
 from rph.holes import DENSE, Cell, Holes, Mask, best_policy, found_blocks, pool_of, weight_of
 from rph.lazy import np
@@ -131,43 +131,22 @@ class RoutingDataset:
     def fingerprint(self) -> str:
         """sha256 over the models and every row of every split: equal content, equal fingerprint."""
         digest = hashlib.sha256(b"rph-dataset/1")
-        _hash_texts(digest, self.models)
+        hash_texts(digest, self.models)
         for name, split in self.splits():
             digest.update(name.encode())
             for texts in (split.ids, split.queries, split.tasks):
-                _hash_texts(digest, texts)
+                hash_texts(digest, texts)
             for array in (split.labels, split.costs, split.p_correct):
-                _hash_array(digest, array)
+                hash_array(digest, array)
             # What only some tables have, each under its name: the others keep the fingerprint they had before.
             if split.reasons is not None and split.reasons.any():
                 digest.update(b"reasons" + split.reasons.tobytes())
             if split.languages:
                 digest.update(b"languages")
-                _hash_texts(digest, split.languages)
+                hash_texts(digest, split.languages)
         if (self.has_holes or self.holes.blocks) and self.holes != Holes():
-            said = [
-                self.holes.planned,
-                sorted(self.holes.blocks),
-                sorted((*cell, float(share)) for cell, share in self.holes.plan.items()),
-                self.holes.settled,
-            ]
-            digest.update(b"holes" + json.dumps(said).encode())
+            digest.update(b"holes" + json.dumps(self.holes.said()).encode())
         return digest.hexdigest()
-
-
-def _hash_texts(digest: Any, texts: Sequence[str]) -> None:
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    digest.update(f"{len(encoded)}:{','.join(str(len(e)) for e in encoded)}:".encode())
-    digest.update(b"".join(encoded))
-
-
-def _hash_array(digest: Any, array: Float32 | None) -> None:
-    if array is None:
-        digest.update(b"none")
-        return
-    canonical = np.where(np.isnan(array), np.float32("nan"), array).astype("<f4")  # one bit pattern for NaN
-    digest.update(str(canonical.shape).encode())
-    digest.update(canonical.tobytes())
 
 
 # --- what a router sees -----------------------------------------------------------------------------
@@ -197,9 +176,7 @@ class Labelled(Queries):
     C: Float32 | None  # [N, K] US dollars per call, NaN = unknown; None: the benchmark has no costs
     models: tuple[str, ...]  # K names
     pool: NDArray[np.bool_] | None = None  # [N, K] False: the model was never run on the query's task
-    weight: Float32 | None = (
-        None  # [N, K] what a label counts, 0 where by plan it was not asked; None: each 1
-    )
+    weight: Float32 | None = None  # [N, K] what a label counts, 0 where it was not to be asked; None: 1
 
     @property
     def mask(self) -> Mask:
@@ -240,11 +217,16 @@ class Router(Protocol):
 
     A router that looks its training queries up may also have `left_out_scores() -> Float32 [N, K] | None`: what it
     gives each of the N training queries that have a label (`Labelled.observed`) when that query is left out; None of
-    a variant that looks nothing up.
+    a variant that looks nothing up. One that predicts prices has `costs(queries) -> Float32 [N, K]` US dollars per call,
+    NaN = no prediction, or None of a variant that predicts none: they take the place of the train means where a utility
+    weighs scores. One that holds training rows out to calibrate has `calibration_rows(n, seed) -> [m]` places among the n
+    labelled training queries: those that no parameter is trained on.
     """
 
     def fit(self, train: Labelled, val: Labelled, *, variant: Any, seed: int, device: str) -> None:
-        """Learn from `train`; `val` may serve early stopping only. `variant` is one member of the grid.
+        """Learn from `train`; `val` may choose among checkpoints and nothing else. `variant` is one member of the grid.
+
+        What is fitted beside the parameters (a map, a threshold, weights) is fitted on train: val selects the variant.
 
         All chance comes from `seed`; `device` is "cpu" or "cuda". The inputs must not be changed.
         """
@@ -305,6 +287,21 @@ class RouterCard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantCard:
+    """What a reader must know of one variant beside the router's card."""
+
+    original: bool | None = (
+        None  # the form of the method's authors, but for the card's `fidelity`; None: not said
+    )
+    why: str = ""  # what makes it theirs, or what in it is not, in one sentence
+    calibrated: bool | None = None  # scores estimate P(correct); None: as the card says
+    deterministic: bool | None = None  # the seed changes nothing; None: as the card says
+    reads: Literal["embedding", "text"] = "embedding"  # "text": of the query, whatever the encoder
+    most_models: int | None = None  # left out where the pool has more
+    one_model: str = ""  # why it may send all queries to one model, where it is known to
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouterSpec:
     """One routing method: its card, its variants (the default first, at most 15) and its class.
 
@@ -316,22 +313,30 @@ class RouterSpec:
     grid: tuple[Any, ...]  # frozen dataclass instances
     router: type[Router]
     fit_many: Callable[[Labelled, Labelled, Sequence[Trial], str], RouterGroup] | None = None
+    describe: Callable[[Any], VariantCard] | None = None  # a variant -> its card
     api: int = 1  # the rph.API_VERSION that the plugin was written for
 
     @property
     def name(self) -> str:
         return self.card.name
 
+    def variant_card(self, variant: Any) -> VariantCard:
+        """What is said of a variant; `calibrated` and `deterministic` are known in it."""
+        said = VariantCard() if self.describe is None else self.describe(variant)
+        return replace(
+            said,
+            calibrated=self.card.calibrated if said.calibrated is None else said.calibrated,
+            deterministic=self.card.deterministic if said.deterministic is None else said.deterministic,
+        )
+
+    def variants(self, models: int) -> tuple[Any, ...]:
+        """The members of the grid that are for a pool of so many models."""
+        most = [(variant, self.variant_card(variant).most_models) for variant in self.grid]
+        return tuple(variant for variant, limit in most if limit is None or models <= limit)
+
 
 def variant_with(grid: Sequence[Any], fields: Mapping[str, Any]) -> Any:
-    """The variant of a grid that has these fields, as a record holds them: JSON knows no tuples, only lists.
-
-    >>> @dataclass(frozen=True)
-    ... class Config:
-    ...     hidden: tuple[int, ...] = ()
-    >>> variant_with((Config(), Config((64, 32))), {"hidden": [64, 32]})
-    Config(hidden=(64, 32))
-    """
+    """The variant of a grid that has these fields, as a record holds them: JSON knows no tuples, only lists."""
     wanted = json.dumps(fields, sort_keys=True)
     return next(variant for variant in grid if json.dumps(asdict(variant), sort_keys=True) == wanted)
 
@@ -394,9 +399,7 @@ class EncoderCard:
     licence: str
     citation: str
     files: tuple[File, ...] = ()  # of hf_id: weights, configuration, vocabulary
-    stored: Literal["float32", "float16"] = (
-        "float32"  # in the embedding cache; half the space, and read as a copy
-    )
+    stored: Literal["float32", "float16"] = "float32"  # in the cache; float16: half the space, read as a copy
     fitted: bool = False  # learns from the train queries of each benchmark
     code_version: int = 1  # raised when the code changes the vectors
     aliases: tuple[str, ...] = ()
@@ -442,9 +445,7 @@ class BenchmarkCard:
     url: str
     licence: str
     models: tuple[str, ...]  # () where options decide the pool
-    splits: (
-        dict[SplitName, int] | None
-    )  # counts of the full release; None where options decide them or none is known
+    splits: dict[SplitName, int] | None  # counts of the full release; None: options decide them, or unknown
     costs: bool
     label_rule: str  # how published scores become labels
     split_rule: str

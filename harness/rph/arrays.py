@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rph.lazy import np, torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
     Float64 = NDArray[np.float64]
 
-__all__ = ["level", "model_means", "observed_means", "to_device", "unit_rows"]
+__all__ = ["hash_array", "hash_texts", "level", "model_means", "observed_means", "to_device", "unit_rows"]
 
 DRAWN = 20  # labels that weigh as much as the pool's mean level does in a model's own
 ROWS = 8192  # rows handled at once where a temporary of the input's size would double the memory
@@ -118,3 +119,20 @@ def to_device(array: NDArray[Any], device: str) -> Tensor:
         # Embeddings are memory-mapped read-only; torch warns that writing to them would be undefined.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def hash_texts(digest: Any, texts: Sequence[str]) -> None:
+    """Feed texts to a digest so that no other texts feed it the same."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    digest.update(f"{len(encoded)}:{','.join(str(len(e)) for e in encoded)}:".encode())
+    digest.update(b"".join(encoded))
+
+
+def hash_array(digest: Any, array: Float32 | None) -> None:
+    """Feed an array, or that there is none, to a digest: its shape and its values as float32."""
+    if array is None:
+        digest.update(b"none")
+        return
+    canonical = np.where(np.isnan(array), np.float32("nan"), array).astype("<f4")  # one bit pattern for NaN
+    digest.update(str(canonical.shape).encode())
+    digest.update(canonical.tobytes())

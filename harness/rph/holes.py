@@ -47,6 +47,11 @@ class Holes:
     plan: Mapping[Cell, float] = field(default_factory=dict)
     settled: bool = False  # `blocks` are all there are: found on the whole table, of which this is a part
 
+    def said(self) -> list[Any]:
+        """All of it in one order, as JSON holds it."""
+        plan = sorted((*cell, float(share)) for cell, share in self.plan.items())
+        return [self.planned, sorted(self.blocks), plan, self.settled]
+
 
 class Mask(NamedTuple):
     """What may be chosen of a split, and how much a choice counts. Known of val and test too, so no router sees it there."""
