@@ -61,7 +61,9 @@ def write(folder: Path, bench: int, routers: int, encoders: int, queries: int) -
     card = RouterCard(name="x", title="Made up", paper="arXiv:2606.07587", year=2026, family="trees", licence="MIT",
                       deterministic=False, calibrated=True, fidelity=("made up",) * 10)  # fmt: skip
     scores = rng.random((queries, POOL), np.float32)
-    measured = cell.measure(dataset, card, Scored(val=scores[few], test=scores, seconds=1.0))
+    measured = cell.measure(
+        dataset, Scored(val=scores[few], test=scores, seconds=1.0), calibrated=card.calibrated
+    )
     reference = cell.reference(dataset)
     configurations = [
         cell.Configuration(variant_name=f"k={v},weights=uniform", seed=s, val_accuracy=0.6, test_accuracy=0.6)

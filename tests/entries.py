@@ -73,7 +73,7 @@ def entry(
         calibrated=calibrated,
     )
     scored = [Scored(val=S, test=S, seconds=1.0) for S in np.asarray(scores, np.float32)]
-    measured = [cell.measure(dataset, card, one) for one in scored]
+    measured = [cell.measure(dataset, one, calibrated=calibrated) for one in scored]
     seeds = SEEDS[: len(routes)]
     reference = cell.reference(dataset)
     accuracies = [one.test_accuracy for one in measured]

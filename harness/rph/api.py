@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rph.arrays import hash_array, hash_texts, level, unit_rows
 from rph.errors import UsageError
-from rph.holes import DENSE, Cell, Holes, Mask, best_policy, found_blocks, pool_of, weight_of
+from rph.holes import DENSE, Cell, Holes, Mask, best_policy, found_blocks, pool_of, said, weight_of
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class RoutingDataset:
                 digest.update(b"languages")
                 hash_texts(digest, split.languages)
         if (self.has_holes or self.holes.blocks) and self.holes != Holes():
-            digest.update(b"holes" + json.dumps(self.holes.said()).encode())
+            digest.update(b"holes" + json.dumps(said(self.holes)).encode())
         return digest.hexdigest()
 
 
@@ -322,11 +322,11 @@ class RouterSpec:
 
     def variant_card(self, variant: Any) -> VariantCard:
         """What is said of a variant; `calibrated` and `deterministic` are known in it."""
-        said = VariantCard() if self.describe is None else self.describe(variant)
+        own = VariantCard() if self.describe is None else self.describe(variant)
         return replace(
-            said,
-            calibrated=self.card.calibrated if said.calibrated is None else said.calibrated,
-            deterministic=self.card.deterministic if said.deterministic is None else said.deterministic,
+            own,
+            calibrated=self.card.calibrated if own.calibrated is None else own.calibrated,
+            deterministic=self.card.deterministic if own.deterministic is None else own.deterministic,
         )
 
     def variants(self, models: int) -> tuple[Any, ...]:
@@ -366,7 +366,8 @@ def _short(value: Any) -> str:
 class Encoder(Protocol):
     """Text to embeddings. Building one is cheap: weights are loaded at the first `encode`.
 
-    An encoder that cuts long texts may have an attribute `cut`: how many texts it has cut so far.
+    An encoder that cuts long texts may have an attribute `cut`: how many texts it has cut so far. One that is fitted may
+    have `learned() -> str`, which names what `fit` found (a hash of a vocabulary): kept beside the vectors and in results.
     """
 
     def identity(self) -> str:

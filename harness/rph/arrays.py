@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
     Float64 = NDArray[np.float64]
 
-__all__ = ["hash_array", "hash_texts", "level", "model_means", "observed_means", "to_device", "unit_rows"]
+__all__ = ["level", "model_means", "observed_means", "to_device", "unit_rows"]
 
 DRAWN = 20  # labels that weigh as much as the pool's mean level does in a model's own
 ROWS = 8192  # rows handled at once where a temporary of the input's size would double the memory

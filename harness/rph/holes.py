@@ -47,10 +47,11 @@ class Holes:
     plan: Mapping[Cell, float] = field(default_factory=dict)
     settled: bool = False  # `blocks` are all there are: found on the whole table, of which this is a part
 
-    def said(self) -> list[Any]:
-        """All of it in one order, as JSON holds it."""
-        plan = sorted((*cell, float(share)) for cell, share in self.plan.items())
-        return [self.planned, sorted(self.blocks), plan, self.settled]
+
+def said(holes: Holes) -> list[Any]:
+    """All that is said of missing labels, in one order, as JSON holds it."""
+    plan = sorted((*cell, float(share)) for cell, share in holes.plan.items())
+    return [holes.planned, sorted(holes.blocks), plan, holes.settled]
 
 
 class Mask(NamedTuple):

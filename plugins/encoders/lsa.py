@@ -13,6 +13,7 @@ test queries to a model that is right (best single 57.3 %). Other terms were tri
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,11 @@ class LSA:
         real = svd.singular_values_ > RANK * svd.singular_values_[0]
         self._terms = terms
         self._projection = np.ascontiguousarray(svd.components_[real].T, dtype=np.float32)
+
+    def learned(self) -> str:
+        """The vocabulary, by the sha256 of its terms in their order: equal on every processor."""
+        terms = "\n".join(self._terms.get_feature_names_out())
+        return f"vocabulary sha256 {hashlib.sha256(terms.encode()).hexdigest()}"
 
     def encode(self, texts: Sequence[str], *, device: str) -> Float32:
         """Rows [N, d] of norm 1, on the CPU whatever the device; a query without a known term is a zero row."""

@@ -30,9 +30,18 @@ class Asked:
         return [self.rule(trial.variant.k, trial.seed) for trial in trials]
 
 
-def select(grid, *, deterministic, preset, val_accuracies, **routes):
+def always(deterministic):
+    return lambda config: deterministic
+
+
+def select(grid, *, deterministic, preset, val_accuracies, **more):
     """The protocol, with its questions answered."""
-    asking = steps(grid, deterministic=deterministic, preset=preset, **routes)
+    asking = steps(
+        grid,
+        preset=preset,
+        deterministic=deterministic if callable(deterministic) else always(deterministic),
+        **more,
+    )
     wanted = next(asking)
     while True:
         try:
@@ -106,6 +115,29 @@ def test_a_deterministic_router_is_trained_once_per_variant():
     assert selection.trials == (Trial(variant=Config(6), seed=42),)
 
 
+def test_a_deterministic_variant_among_others_is_trained_once_and_can_win():
+    asked = Asked(lambda k, seed: 0.9 if k == 3 else 0.8)
+    selection = select(GRID, deterministic=lambda config: config.k < 4, preset=PAPER, val_accuracies=asked)
+    assert {trial.variant.k for trial in asked.trials[15:]} == {
+        4
+    }  # of 3, 0, 1, 2 and 4 the one that knows chance
+    assert selection.trials == (Trial(variant=Config(3), seed=42),)
+    assert most_trials(GRID, preset=PAPER, deterministic=lambda config: config.k < 13) == 15 + 2 * 4
+
+
+def test_a_variant_that_does_not_compete_is_tried_and_not_chosen():
+    asked = Asked(lambda k, seed: k / 100)
+    selection = select(
+        GRID, deterministic=False, preset=PAPER, val_accuracies=asked, competes=lambda config: config.k < 10
+    )
+    assert {trial.variant.k for trial in asked.trials[15:]} == {5, 6, 7, 8, 9}
+    assert selection.variant == Config(9)
+    alone = select(
+        GRID, deterministic=True, preset=PAPER, val_accuracies=asked, competes=lambda config: False
+    )
+    assert alone.variant == Config(14)
+
+
 def test_a_variant_that_failed_in_stage_1_is_left_out():
     selection = select(
         GRID,
@@ -141,4 +173,4 @@ def test_the_most_trials_are_those_asked_for_where_none_fails(name, deterministi
     asked = Asked(lambda k, seed: k / 100)
     preset, grid = PRESETS[name], GRID[:variants]
     select(grid, deterministic=deterministic, preset=preset, val_accuracies=asked)
-    assert most_trials(grid, deterministic=deterministic, preset=preset) == len(asked.trials)
+    assert most_trials(grid, preset=preset, deterministic=always(deterministic)) == len(asked.trials)

@@ -125,8 +125,11 @@ class RouterSpec
   grid: tuple[Any, ...]
   router: type[Router]
   fit_many: Callable[[Labelled, Labelled, Sequence[Trial], str], RouterGroup] | None = None
+  describe: Callable[[Any], VariantCard] | None = None
   api: int = 1
   name: str
+  def variant_card(self, variant: Any) -> VariantCard
+  def variants(self, models: int) -> tuple[Any, ...]
 class RoutingDataset
   name: str
   models: tuple[str, ...]
@@ -160,6 +163,14 @@ class Trial
   variant: Any
   seed: int
 class UsageError(RphError)
+class VariantCard
+  original: bool | None = None
+  why: str = ''
+  calibrated: bool | None = None
+  deterministic: bool | None = None
+  reads: Literal['embedding', 'text'] = 'embedding'
+  most_models: int | None = None
+  one_model: str = ''
 __version__: str
 hookimpl: HookimplMarker
 def load(folder: str | Path, *, device: str = 'auto', encoder: str | None = None, registry: Registry | None = None) -> LoadedRouter

@@ -159,7 +159,7 @@ def test_a_single_trial_needs_no_group():
     [
         (
             lambda train, val, trials, device: Group(trials[:-1]),
-            "ValueError: it has the scores of 1 and 1 trials, not 2",
+            "ValueError: it has the scores of 1 and 1 trials and the costs of 2, not of 2",
         ),
         (
             lambda train, val, trials, device: None,

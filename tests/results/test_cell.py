@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rph import RouterCard, RoutingDataset, Split
+from rph import RoutingDataset, Split
 from rph.results import cell
 from rph.results.outcomes import Scored
 
@@ -21,13 +21,6 @@ def part(prefix, labels, costs=None):
         labels=np.array(labels, np.float32),
         costs=None if costs is None else np.array(costs, np.float32),
     )
-
-
-def card(calibrated=True):
-    return RouterCard(
-        name="toy", title="", paper="", year=2026, family="", licence="MIT", deterministic=True,
-        calibrated=calibrated,
-    )  # fmt: skip
 
 
 # Train: a is right on 3 of 4, b on 1 of 4; a costs 3, b costs 1 dollar: scaled 1 and 0.
@@ -55,7 +48,7 @@ def test_the_reference_rows_by_hand():
 
 
 def test_the_measurements_of_one_seed_by_hand():
-    measured = cell.measure(DATA, card(), SCORES)
+    measured = cell.measure(DATA, SCORES, calibrated=True)
     assert measured.test_accuracy == pytest.approx(3 / 4)  # right, right, right, wrong; the fifth is left out
     assert measured.coverage == pytest.approx(4 / 5)
     assert measured.selections == (2, 3)
@@ -73,8 +66,8 @@ def test_the_measurements_of_one_seed_by_hand():
 
 def test_a_router_without_probabilities_is_measured_through_one_sigmoid_and_keeps_its_routes():
     raw = Scored(val=1000 + 40 * SCORES.val, test=1000 + 40 * SCORES.test, seconds=1.0)
-    measured = cell.measure(DATA, card(calibrated=False), raw)
-    native = cell.measure(DATA, card(), SCORES)
+    measured = cell.measure(DATA, raw, calibrated=False)
+    native = cell.measure(DATA, SCORES, calibrated=True)
     assert measured.test_accuracy == native.test_accuracy
     assert measured.selections == native.selections
     assert 0 < measured.bce < 10
@@ -89,10 +82,10 @@ def test_without_costs_there_is_no_utility_and_a_model_without_a_price_is_in_no_
         val=part("v", VAL.labels),
         test=part("t", TEST.labels),
     )
-    assert cell.measure(free, card(), SCORES).utility is None
+    assert cell.measure(free, SCORES, calibrated=True).utility is None
     unknown = part("r", TRAIN.labels, [[3, NAN]] * 4)
     partly = RoutingDataset(name="d", models=("a", "b"), train=unknown, val=VAL, test=TEST)
-    priced = cell.measure(partly, card(), SCORES)
+    priced = cell.measure(partly, SCORES, calibrated=True)
     # b has no price: everything goes to a, right on 3 of 5, whose own mean is cheapest and dearest: cost decides nothing
     assert priced.utility == pytest.approx({f"{lam:g}": (1 - lam) * 3 / 5 for lam in (0, 0.2, 0.5, 0.7, 0.9)})
     assert priced.cost == pytest.approx((3 + 3 + 5 + 3 + 3) / 5)
@@ -100,14 +93,14 @@ def test_without_costs_there_is_no_utility_and_a_model_without_a_price_is_in_no_
     assert priced.test_accuracy == pytest.approx(3 / 4)  # which reads no price
     nothing = part("r", TRAIN.labels, [[NAN, NAN]] * 4)
     unpriced = RoutingDataset(name="d", models=("a", "b"), train=nothing, val=VAL, test=TEST)
-    measured = cell.measure(unpriced, card(), SCORES)
+    measured = cell.measure(unpriced, SCORES, calibrated=True)
     assert (measured.utility, measured.curve, measured.cost) == (None, None, None)
 
 
 def test_the_summary_averages_over_seeds_and_knows_what_it_does_not_know():
     reference = cell.reference(DATA)
     other = Scored(val=SCORES.val, test=SCORES.test[:, ::-1].copy(), seconds=1.0)  # routes b, a, a, a, a
-    both = [cell.measure(DATA, card(), scored) for scored in (SCORES, other)]
+    both = [cell.measure(DATA, scored, calibrated=True) for scored in (SCORES, other)]
     assert both[1].test_accuracy == pytest.approx(2 / 5)
     summary = cell.summary(both, reference, DATA.models)
     assert summary["test_accuracy_mean"] == pytest.approx((3 / 4 + 2 / 5) / 2)
@@ -123,7 +116,7 @@ def test_the_summary_averages_over_seeds_and_knows_what_it_does_not_know():
 def test_a_flat_map_leaves_the_accuracy_and_no_choice_by_price():
     """Scores against the labels of val: no rising map to P(correct) is better than a constant."""
     against = Scored(val=1 - SCORES.val, test=SCORES.test, seconds=1.0)
-    measured = cell.measure(DATA, card(calibrated=False), against)
+    measured = cell.measure(DATA, against, calibrated=False)
     assert measured.test_accuracy == pytest.approx(3 / 4)  # routes are those of the raw scores
     assert measured.utility == {"0": pytest.approx(3 / 4), "0.2": None, "0.5": None, "0.7": None, "0.9": None}
     first, *rest = measured.curve
@@ -135,18 +128,18 @@ def test_a_flat_map_leaves_the_accuracy_and_no_choice_by_price():
 
 def test_five_equal_accuracies_have_that_mean_to_the_last_bit():
     accuracy = 7 / 4114  # statistics.fmean gives more
-    measured = cell.measure(DATA, card(), SCORES).model_copy(update={"test_accuracy": accuracy})
+    measured = cell.measure(DATA, SCORES, calibrated=True).model_copy(update={"test_accuracy": accuracy})
     summary = cell.summary([measured] * 5, cell.reference(DATA), DATA.models)
     assert summary["test_accuracy_mean"] == accuracy
 
 
 def test_an_unknown_mean_has_no_deviation():
-    unknown = cell.measure(DATA, card(), SCORES).model_copy(update={"test_accuracy": None})
+    unknown = cell.measure(DATA, SCORES, calibrated=True).model_copy(update={"test_accuracy": None})
     assert cell.accuracy_std([unknown], deterministic=True) is None
 
 
 def test_the_curve_and_the_facts_of_each_model_by_hand():
-    measured = cell.measure(DATA, card(), SCORES)
+    measured = cell.measure(DATA, SCORES, calibrated=True)
     first, last = measured.curve[0], measured.curve[-1]
     assert (first.lam, last.lam) == (0, 1)
     assert first.accuracy == pytest.approx(3 / 4) and first.cost == pytest.approx((3 + 1 + 5 + 1 + 1) / 5)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rph import RouterCard, RoutingDataset, Split
+from rph import RoutingDataset, Split
 from rph.holes import Holes
 from rph.results import blocks, cell, missing
 from rph.results.outcomes import Scored
@@ -43,17 +43,7 @@ DARK = dataclasses.replace(
 
 def measured(dataset):
     scores = np.array(SCORES + [[0.9, 0.1, 0.5]] * (len(dataset.test) - 4), np.float32)
-    card = RouterCard(
-        name="toy",
-        title="",
-        paper="",
-        year=2026,
-        family="",
-        licence="MIT",
-        deterministic=True,
-        calibrated=True,
-    )
-    return cell.measure(dataset, card, Scored(val=scores[:4], test=scores, seconds=1.0))
+    return cell.measure(dataset, Scored(val=scores[:4], test=scores, seconds=1.0), calibrated=True)
 
 
 @pytest.mark.parametrize("dataset", [DATA, DARK], ids=["all", "dark"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests import entries
 
 from rph.protocol import PRESETS
-from rph.results import recompute
+from rph.results import cell, recompute, variants
 
 LABELS = [
     [1, 0, 0],
@@ -78,15 +78,59 @@ def test_differences(claimed, known, found):
     assert list(recompute.differences(claimed, known)) == found
 
 
+def said(name, *, deterministic=False, reads="embedding", original=None, why=""):
+    return variants.Variant(
+        variant_name=name, original=original, why=why, calibrated=True, deterministic=deterministic, reads=reads, one_model="",
+    )  # fmt: skip
+
+
+def tried(accuracies, *own, deterministic=False, name="default"):
+    """A result of these val accuracies by (variant, seed); test is .1 higher."""
+    block = {"variants": variants.Variants(variants=own).model_dump(mode="json")} if own else {}
+    return entries.entry(LABELS, [[0, 0, 0, 0]]).result.model_copy(
+        update={
+            "variant_name": name,
+            "deterministic": deterministic,
+            "blocks": block,
+            "configurations": tuple(
+                cell.Configuration(
+                    variant_name=variant, seed=seed, val_accuracy=value, test_accuracy=value + 0.1
+                )
+                for (variant, seed), value in accuracies.items()
+            ),
+        }
+    )
+
+
+def test_the_best_original_form_stands_beside_the_chosen_one():
+    """a was trained with both seeds; b looked better with one, and lost in the mean or was no finalist."""
+    accuracies = {("a", 1): 0.6, ("b", 1): 0.7, ("ours", 1): 0.9, ("a", 2): 0.7, ("ours", 2): 0.9}
+    kinds = [said(name, original=name != "ours", why=f"{name}'s") for name in ("a", "b", "ours")]
+    found = variants.best_original(tried(accuracies, *kinds, name="ours"))
+    assert (found.variant_name, found.why, found.seeds) == ("a", "a's", (1, 2))
+    assert (found.val_accuracy, found.test_accuracy) == (pytest.approx(0.65), pytest.approx(0.75))
+    assert variants.best_original(tried(accuracies, *kinds, name="b")) is None  # it is original itself
+    assert (
+        variants.best_original(tried(accuracies, said("a"), said("ours"), name="ours")) is None
+    )  # nobody says
+    words = [said("a", reads="text"), said("ours")]
+    assert variants.best_of_text(tried(accuracies, *words, name="ours")).variant_name == "a"
+
+
 def test_the_choice_is_made_again_from_val_accuracies():
     preset = dataclasses.replace(PRESETS["paper"], finalists=2, seeds=(1, 2))
     accuracies = {("x", 1): 0.5, ("y", 1): 0.9, ("z", 1): 0.8, ("y", 2): 0.5, ("z", 2): 0.8}
-    selection, asked = recompute.choice(accuracies, preset, deterministic=False)
+    selection, asked = recompute.choice(tried(accuracies), preset)
     assert (selection.variant, selection.val_accuracy) == ("z", pytest.approx(0.8))
     assert asked == set(accuracies)
+    once, text = said("y", deterministic=True), said("z", reads="text")
+    selection, asked = recompute.choice(tried(accuracies, once, said("z"), said("x")), preset)
+    assert selection.variant == "y" and ("y", 2) not in asked
+    selection, asked = recompute.choice(tried(accuracies, text, said("y"), said("x")), preset)
+    assert selection.variant == "y" and ("z", 2) not in asked
     del accuracies["z", 2]  # it failed: z is out
-    selection, asked = recompute.choice(accuracies, preset, deterministic=False)
+    selection, asked = recompute.choice(tried(accuracies), preset)
     assert selection.variant == "y" and ("z", 2) in asked
-    selection, asked = recompute.choice(accuracies, preset, deterministic=True)
+    selection, asked = recompute.choice(tried(accuracies, deterministic=True), preset)
     assert selection.variant == "y" and asked == {("x", 1), ("y", 1), ("z", 1)}
-    assert recompute.choice({}, preset, deterministic=True) == (None, set())
+    assert recompute.choice(tried({}), preset) == (None, set())

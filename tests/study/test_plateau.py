@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.entries import entry
 
 from rph import UsageError
-from rph.results import sets
+from rph.board import sets
 from rph.results.cell import Configuration
 from rph.study import plateau, utility
 

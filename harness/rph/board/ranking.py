@@ -29,12 +29,12 @@ from rph.board.resamples import (
     numbers_of,
     span,
 )
+from rph.board.sets import in_average
 from rph.errors import UsageError
 from rph.holes import Bounds, bounds
 from rph.results import metrics, missing, tasks, uncertainty, utility
 from rph.results.cell import DIGITS, Method, Reference
 from rph.results.files import Entry
-from rph.results.sets import in_average
 
 RANKED = "paper"  # the one protocol that is ranked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rph.board.ranking import Board, Fixed, OverallRow, Row
-from rph.results import findings, missing, tasks
+from rph.results import findings, missing, tasks, variants
 from rph.results.cell import DIGITS, utility_unknown
 from rph.results.files import Entry
 from rph.results.metrics import COLLAPSED
@@ -73,7 +73,7 @@ def _router(row: Row, extra: Sequence[float | None], *, is_open: bool) -> list[V
         result.router,
         row.accuracy,
         *(row.bounds if is_open else ()),
-        result.test_accuracy_std,
+        "deterministic" if result.deterministic else result.test_accuracy_std,
         *row.interval,
         *row.ranks,
         "yes" if row.in_plateau else "no",
@@ -120,6 +120,7 @@ def _notes(board: Board) -> list[str]:
     cells = [row.entry.result for row in board.rows]
     notes += data_notes(board)
     notes += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
+    notes += [f"{cell.router}: {note}." for cell in cells for note in variants.notes(cell)]
     notes += [
         f"low, high: 95 % intervals, from {RESAMPLES:,} resamples of the queries (the same for all) and the seeds.",
         "gain: accuracy - best single. gap closed: gain / (oracle - best single).",

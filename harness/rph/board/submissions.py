@@ -18,7 +18,7 @@ from rph import protocol
 from rph.board import strictfiles
 from rph.board.ranking import RANKED, why_unranked
 from rph.errors import UsageError
-from rph.results import blocks, cell, files, metrics, missing, probabilities, tasks, utility
+from rph.results import blocks, cell, files, metrics, missing, probabilities, tasks, utility, variants
 from rph.results.files import Entry
 from rph.results.recompute import ROUNDING, choice, differences, recomputed
 
@@ -146,7 +146,7 @@ def _protocol(entry: Entry) -> Found:
     seeds = protocol.PRESETS[RANKED].seeds[: 1 if result.deterministic else None]
     if result.seeds != seeds:
         kind = "deterministic" if result.deterministic else "stochastic"
-        yield "protocol", f"a {kind} router has the seeds {list(seeds)}, not {list(result.seeds)}"
+        yield "protocol", f"a {kind} variant has the seeds {list(seeds)}, not {list(result.seeds)}"
     if result.times_test_was_scored < result.trials:
         yield "protocol", "test was scored less often than trials were finished"
 
@@ -412,9 +412,9 @@ def _selection(entry: Entry) -> Found:
         yield "selection", f"of {result.trials} trials it lists {len(by_trial)} different configurations"
         return
     preset = protocol.PRESETS[RANKED]
-    variants = sum(seed == preset.seeds[0] for _, seed in by_trial)
-    if variants > preset.variants:
-        yield "selection", f"it tried {variants} variants; the protocol allows {preset.variants}"
+    tried = sum(seed == preset.seeds[0] for _, seed in by_trial)
+    if tried > preset.variants:
+        yield "selection", f"it tried {tried} variants; the protocol allows {preset.variants}"
         return
     accuracies = {trial: one.val_accuracy for trial, one in by_trial.items()}
     alike = blocks.alike(result)
@@ -422,7 +422,17 @@ def _selection(entry: Entry) -> Found:
     if any(first[name] != first.get(group) for name, group in alike.items()):
         yield "selection", "variants that are said to route alike have different val accuracies"
         return
-    chosen, asked = choice(accuracies, preset, deterministic=result.deterministic, alike=alike)
+    said = variants.of(result)
+    if said and {name for name, _ in by_trial} - said.keys():
+        yield "selection", "it tried variants of which its block `variants` says nothing"
+        return
+    own = said.get(result.variant_name)
+    if own is not None and (own.deterministic, own.calibrated) != (
+        result.deterministic,
+        result.method.calibrated,
+    ):
+        yield "selection", "the chosen variant is not what its block `variants` says of it"
+    chosen, asked = choice(result, preset)
     if by_trial.keys() - asked or len(asked - by_trial.keys()) > len(result.failed_trials):
         yield "selection", "its configurations are not those that the protocol asks for"
     if chosen is None or chosen.variant != result.variant_name:

@@ -138,7 +138,10 @@ def show(
     for one in found:
         card = _card(one)
         if one.source.kind == "router":
-            card["variants"] = [variant_name(variant) for variant in one.spec.grid]
+            card["variants"] = [
+                {"name": variant_name(variant), **dataclasses.asdict(one.spec.variant_card(variant))}
+                for variant in one.spec.grid
+            ]
         if one.source.kind == "benchmark":
             card["options"] = one.spec.options
             card["differs"] = published.paper_note(one.spec.card)
@@ -149,9 +152,19 @@ def show(
     for card in cards:
         width = max(map(len, card))
         for key, value in card.items():
-            for i, line in enumerate(_lines(value)):
+            for i, line in enumerate(_lines([*map(_of_variant, value)] if key == "variants" else value)):
                 typer.echo(f"{key if i == 0 else '':{width}}  {line}")
         typer.echo()
+
+
+def _of_variant(card: dict[str, Any]) -> str:
+    """A variant on one line: its name, and what its card says."""
+    said = {True: "original", False: "not original", None: ""}[card["original"]]
+    limits = [] if card["most_models"] is None else [f"pools of at most {card['most_models']} models"]
+    limits += ["reads the text, not the encoder"] if card["reads"] == "text" else []
+    limits += [card["one_model"]] if card["one_model"] else []
+    line = ": ".join(filter(None, [said, card["why"]]))
+    return "; ".join(filter(None, [card["name"], line, *limits]))
 
 
 def _lines(value: Any) -> list[str]:

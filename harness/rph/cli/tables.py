@@ -9,10 +9,10 @@ from itertools import groupby
 from rich.markup import escape
 from rich.table import Table
 
-from rph.results import missing, tasks
+from rph.board.sets import descending, ranks
+from rph.results import missing, tasks, variants
 from rph.results.cell import CellResult, utility_unknown
 from rph.results.metrics import gap_closed
-from rph.results.sets import descending, ranks
 from rph.study.identities import Identities
 
 BASELINE = "dim"
@@ -69,7 +69,7 @@ def _leaderboard(cells: list[CellResult]) -> Table:
         values = [
             "" if rank is None else str(rank),
             escape(cell.router),
-            percent(cell.test_accuracy_mean) + _plus_minus(cell.test_accuracy_std) + _between(cell.bounds),
+            percent(cell.test_accuracy_mean) + _plus_minus(cell) + _between(cell.bounds),
             percent(cell.gap_closed),
             percent(cell.val_accuracy),
             percent(cell.coverage),
@@ -112,7 +112,7 @@ def _notes(cells: list[CellResult]) -> list[str]:
     seeds = max(len(cell.seeds) for cell in cells)
     reference = cells[0].reference
     lines = [f"{cell.router}: {cell.variant_name}" for cell in cells]
-    lines.append(f"test acc.: mean ± std over {seeds} seed(s); a deterministic router is trained once.")
+    lines.append(f"test acc.: mean ± std over {seeds} seed(s); a deterministic variant is trained once.")
     lines.append(f"best single: {reference.best_single_model}, chosen on train.")
     beyond = [(cell.router, found.gap_closed) for cell in cells if (found := tasks.of(cell)) is not None]
     if beyond:
@@ -135,12 +135,13 @@ def _notes(cells: list[CellResult]) -> list[str]:
     if all(reasons := [missing.without_utility(cell) for cell in cells]):
         lines.append(f"Cost and utility: n/a ({reasons[0]}).")
     lines += [f"{cell.router}: {why}." for cell in cells if (why := utility_unknown(cell))]
+    lines += [f"{cell.router}: {note}." for cell in cells for note in variants.notes(cell)]
     if any(cell.reference.bayes is not None for cell in cells):
         shares = ", ".join(f"{cell.router} {percent(cell.learnable_gap_closed)}" for cell in cells)
         lines.append(f"Learnable gap (Bayes - best single) closed %: {shares}.")
     if cells[0].subset:
         lines.append(f"SUBSET: {cells[0].subset}")
-    if any(cell.selector_cost != "train mean" for cell in cells):
+    if any(cell.selector_cost == "realised (oracle leak)" for cell in cells):
         lines.append("Utility routes by realised test cost: an oracle leak.")
     return lines
 
@@ -192,5 +193,7 @@ def number(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:z.{digits}f}"
 
 
-def _plus_minus(std: float | None) -> str:
-    return "" if std is None else f" ± {100 * std:.2f}"
+def _plus_minus(cell: CellResult) -> str:
+    if cell.deterministic:
+        return " deterministic"
+    return "" if cell.test_accuracy_std is None else f" ± {100 * cell.test_accuracy_std:.2f}"

@@ -232,7 +232,7 @@ def export(
             costs=(None,) * len(dataset.models) if costs is None else _known(costs),
             cost_scale=None if scale is None else (scale.low, scale.high),
             sigmoid=None
-            if spec.card.calibrated
+            if spec.variant_card(variant).calibrated
             else probabilities.fit_sigmoid(stored.val, dataset.val.labels),
             encoder=Encoding.of(built),
             bench=Bench(name=dataset.name, subset=dataset.subset, fingerprint=dataset.fingerprint),

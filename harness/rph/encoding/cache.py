@@ -2,7 +2,7 @@
 
 An entry is the folder `RPH_HOME/embeddings/<encoder>/<key>/` with `embeddings.npy` ([N, d], the rows of train, val and
 test in that order, float32 unless the card says float16) and `meta.json` (everything in the key, a checksum, where the
-vectors came from, how many queries were longer than the encoder takes). It appears whole or not at all, and is checked whenever it is opened: a damaged entry is said
+vectors came from, how many queries were longer than the encoder takes, what a fitted encoder learned). It appears whole or not at all, and is checked whenever it is opened: a damaged entry is said
 and encoded again.
 
 The key names the queries and everything on the encoder's card that decides a vector. The device and the
@@ -80,6 +80,7 @@ class Embeddings:
     cached: bool  # found, not computed by this call
     seconds: float  # that encoding took when it was done, waits and kills not counted
     cut: int | None  # queries of which the encoder saw the beginning only; None: it does not say
+    learned: str | None = None  # what it says that its fit found (rph.Encoder); None: it says nothing
 
 
 def embed(
@@ -177,6 +178,7 @@ def _opened(
         cached=cached,
         seconds=meta["seconds"],
         cut=meta.get("cut"),
+        learned=meta.get("learned"),
     )
 
 
@@ -234,9 +236,11 @@ def _encode(
         partial.resume({**made_by, "chunk": CHUNK})
     progress(partial.rows, len(ids))
     started = time.perf_counter()
-    if card.fitted and partial.chunks < len(chunks):
+    learned = None
+    if card.fitted:
         with plugin_errors(f"encoder {card.name!r} failed while it was fitted on the train queries", AGAIN):
             encoder.fit(texts[: len(dataset.train)])
+            learned = encoder.learned() if hasattr(encoder, "learned") else None
     for chunk in chunks[partial.chunks :]:
         cut_before = getattr(encoder, "cut", None)
         doing = f"encoded {len(chunk)} queries, the first {ids[min(chunk)]!r}"
@@ -261,6 +265,8 @@ def _encode(
             stacklevel=4,
         )
     said = {"key_parts": parts, "encoder": card.name, "dataset": dataset.name, "cut": partial.cut, **made_by}
+    if learned is not None:
+        said["learned"] = learned
     _publish(folder, partial, order, said, np.dtype(card.stored))
 
 

@@ -36,7 +36,7 @@ from rph.engine.store import Identity, Store, digest
 from rph.errors import RphError
 from rph.lazy import np
 from rph.registry import Plugin
-from rph.results import blocks, files, findings, metrics, missing, probabilities, tasks, utility
+from rph.results import blocks, files, findings, metrics, missing, probabilities, tasks, utility, variants
 from rph.results import cell as results
 from rph.results.cell import CellResult
 from rph.results.outcomes import Failed, Scored
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 # What makes a result of stored scores.
 RESULT_CODE = (
     api, arrays, holes, alike, checking, metrics, utility, probabilities, protocol, results, files, blocks, missing, tasks,
-    findings, sys.modules[__name__],
+    findings, variants, sys.modules[__name__],
 )  # fmt: skip
 
 
@@ -111,17 +111,26 @@ class Pair:
         return results.reference(self.dataset)
 
     @cached_property
+    def learned(self) -> str | None:
+        """What the encoder's fit found, where it says so."""
+        return self.embeddings.learned if hasattr(self.encoder.encoder, "learned") else None
+
+    @cached_property
     def inputs(self) -> Inputs:
-        """What routers see; encoded at first need."""
+        """What routers see."""
+        return inputs_of(self.dataset, self.embeddings, self.settings.device)
+
+    @cached_property
+    def embeddings(self) -> cache.Embeddings:
+        """Encoded at first need."""
         what = f"{self.dataset.name} x {self.encoder.label}"
-        embeddings = cache.embed(
+        return cache.embed(
             self.dataset,
             self.encoder.spec,
             self.encoder.encoder,
             device=self.settings.device,
             progress=lambda done, total: self.report.embedding(what, done, total),
         )
-        return inputs_of(self.dataset, embeddings, self.settings.device)
 
 
 class Cell:
@@ -141,6 +150,14 @@ class Cell:
         self._seconds: dict[Trial, float] = {}  # of the same
         self._goal = self._shown = 0  # trials of the present stage, and how many of them are done
         self._noted = False  # one note is enough: what is said of one trial holds for many
+
+    @cached_property
+    def grid(self) -> tuple[Any, ...]:
+        """The variants that are for a pool of this size."""
+        return self.spec.variants(len(self.pair.dataset.models))
+
+    def _deterministic(self, variant: Any) -> bool:
+        return bool(self.spec.variant_card(variant).deterministic)
 
     @cached_property
     def cell_key(self) -> str:
@@ -174,10 +191,13 @@ class Cell:
 
     def outlook(self, seconds_per_trial: dict[tuple[str, str], float]) -> Outlook:
         """What a run would still have to do, and for how long, by the trials of this router that are in the store."""
-        card, preset, grid = self.spec.card, self.pair.settings.preset, self.spec.grid
-        trials_ = protocol.most_trials(grid, deterministic=card.deterministic, preset=preset)
-        seeds = preset.seeds[:1] if card.deterministic else preset.seeds
-        every = [Trial(variant=v, seed=s) for v in grid[: preset.variants] for s in seeds]
+        preset, grid = self.pair.settings.preset, self.grid
+        trials_ = protocol.most_trials(grid, preset=preset, deterministic=self._deterministic)
+        every = [
+            Trial(variant=variant, seed=seed)
+            for variant in grid[: preset.variants]
+            for seed in (preset.seeds[:1] if self._deterministic(variant) else preset.seeds)
+        ]
         done = 0 if self.pair.settings.force else self.store.done([self.identify(trial) for trial in every])
         known = seconds_per_trial.get((self.spec.name, self.pair.dataset.fingerprint))
         if known is None:
@@ -205,15 +225,15 @@ class Cell:
 
     def steps(self) -> Iterator[list[Trial]]:
         """Both stages of the protocol, then the result; yields the trials that are not in the store."""
-        card = self.spec.card
         if (known := self._known_result()) is not None:
             self.result = known
             return
         preset = self.pair.settings.preset
         asking = protocol.select(
-            self.spec.grid,
-            deterministic=card.deterministic,
+            self.grid,
             preset=preset,
+            deterministic=self._deterministic,
+            competes=lambda variant: self.spec.variant_card(variant).reads == "embedding",
             routes=lambda variant: self._routes[Trial(variant=variant, seed=preset.seeds[0])],
         )
         wanted = next(asking)
@@ -259,7 +279,10 @@ class Cell:
                     self.plugin.source.distribution,
                     self.plugin.source.version,
                 ],
-                [dataclasses.asdict(variant) for variant in self.spec.grid],
+                [
+                    [dataclasses.asdict(one) for one in (variant, self.spec.variant_card(variant))]
+                    for variant in self.spec.grid
+                ],
                 dataclasses.asdict(settings.preset),
                 settings.realised_selector,
                 _result_code(),
@@ -320,8 +343,8 @@ class Cell:
 
     def _in_order(self, trials_: Iterable[Trial]) -> list[Trial]:
         """By seed and variant: the same in every run, whichever trial ended first."""
-        seeds, grid = self.pair.settings.preset.seeds, self.spec.grid
-        return sorted(trials_, key=lambda trial: (seeds.index(trial.seed), grid.index(trial.variant)))
+        seeds = self.pair.settings.preset.seeds
+        return sorted(trials_, key=lambda trial: (seeds.index(trial.seed), self.grid.index(trial.variant)))
 
     def failures(self) -> list[Failure]:
         """Its trials that failed, and why there is no result, where that is so."""
@@ -345,6 +368,18 @@ class Cell:
                 groups.setdefault(self._routes[trial], []).append(variant_name(trial.variant))
         return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
+    def _variants(self) -> variants.Variants:
+        """What the cards say of the variants that stage 1 tries."""
+        tried = self.grid[: self.pair.settings.preset.variants]
+        return variants.Variants.model_validate(
+            {
+                "variants": [
+                    {"variant_name": variant_name(variant), **_said(self.spec.variant_card(variant))}
+                    for variant in tried
+                ]
+            }
+        )
+
     # --- results ------------------------------------------------------------------------------------
 
     def _stored(self, trial: Trial) -> Scored:
@@ -365,15 +400,22 @@ class Cell:
     def _result(self, selection: protocol.Selection) -> CellResult:
         pair, card, source = self.pair, self.spec.card, self.plugin.source
         dataset, settings = pair.dataset, pair.settings
+        own = self.spec.variant_card(selection.variant)
+        calibrated, deterministic = bool(own.calibrated), bool(own.deterministic)
         stored = [self._stored(trial) for trial in selection.trials]
         measured = [
-            results.measure(dataset, card, scored, realised_selector=settings.realised_selector)
+            results.measure(
+                dataset, scored, calibrated=calibrated, realised_selector=settings.realised_selector
+            )
             for scored in stored
         ]
         seeds = tuple(trial.seed for trial in selection.trials)
         queries = files.per_query(dataset, seeds, routes_of(dataset, [scored.test for scored in stored]))
         known = blocks.make(dataset, queries.arrays())
         sure = missing.sure(known.get(missing.NAME))
+        known[variants.NAME] = self._variants()
+        if pair.learned is not None:
+            known[blocks.ENCODING] = blocks.Encoding(learned=pair.learned)
         if groups := self._alike():
             known[blocks.ALIKE] = blocks.Alike(variants=groups)
         return CellResult(
@@ -389,7 +431,7 @@ class Cell:
                 year=card.year,
                 family=card.family,
                 licence=card.licence,
-                calibrated=card.calibrated,
+                calibrated=calibrated,
                 fidelity=card.fidelity,
             ),
             encoder=pair.encoder.label,
@@ -399,12 +441,12 @@ class Cell:
             models=dataset.models,
             variant=dataclasses.asdict(selection.variant),
             variant_name=variant_name(selection.variant),
-            deterministic=card.deterministic,
+            deterministic=deterministic,
             seeds=seeds,
-            test_accuracy_std=results.accuracy_std(measured, deterministic=card.deterministic),
+            test_accuracy_std=results.accuracy_std(measured, deterministic=deterministic),
             val_accuracy=selection.val_accuracy,
-            score_scale="native" if card.calibrated else "sigmoid fitted on val",
-            selector_cost="realised (oracle leak)" if settings.realised_selector else "train mean",
+            score_scale="native" if calibrated else "sigmoid fitted on val",
+            selector_cost=_selector(measured, stored, settings.realised_selector),
             reference=pair.reference,
             per_seed=tuple(measured),
             configurations=tuple(
@@ -425,6 +467,21 @@ class Cell:
             blocks={name: record.model_dump(mode="json") for name, record in known.items()},
             **results.summary(measured, pair.reference, dataset.models, sure=sure),
         )
+
+
+def _selector(measured: Sequence[results.Measured], stored: Sequence[Scored], realised: bool) -> Any:
+    """Whose costs the utility chose by."""
+    if realised:
+        return "realised (oracle leak)"
+    priced = any(one.utility is not None for one in measured)
+    return "router's own" if priced and any(one.costs is not None for one in stored) else "train mean"
+
+
+def _said(card: api.VariantCard) -> dict[str, Any]:
+    """A variant's card as a result holds it: which pools it is for, its pool says."""
+    said = dataclasses.asdict(card)
+    del said["most_models"]
+    return said
 
 
 def routes_of(dataset: RoutingDataset, scores: Iterable[Float32]) -> NDArray[np.int64]:

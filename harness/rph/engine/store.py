@@ -151,7 +151,7 @@ class Store:
                 self._db.execute("DELETE FROM trials WHERE key = ?", (identity.key,))
             return None
         with np.load(path, allow_pickle=False) as arrays:
-            return Scored(val=arrays["val"], test=arrays["test"], seconds=row[1])
+            return Scored(val=arrays["val"], test=arrays["test"], costs=arrays.get("costs"), seconds=row[1])
 
     def put(self, outcomes: Sequence[tuple[Identity, Scored | Failed]]) -> None:
         """Record trials that were run together: all of them or, on a kill or an error, none."""
@@ -172,7 +172,8 @@ class Store:
             path = self._scores_path(identity.key)
             with disk.new_file(path, "storing a trial's scores") as temporary:
                 with temporary.open("wb") as file:
-                    np.savez(file, val=outcome.val, test=outcome.test)
+                    own: dict[str, Any] = {} if outcome.costs is None else {"costs": outcome.costs}
+                    np.savez(file, val=outcome.val, test=outcome.test, **own)
                 sha256 = disk.sha256_file(temporary)
             # Halves of a writer that was killed: the cell is ours now.
             for half in path.parent.glob(f".{path.name}.*"):

@@ -54,16 +54,22 @@ def _together(spec: RouterSpec, trials: list[Trial], inputs: Inputs) -> Outcomes
     try:
         group = spec.fit_many(inputs.train, inputs.val, trials, inputs.device)
         val, test = list(group.scores(inputs.val_queries)), list(group.scores(inputs.test_queries))
-        if len(val) != len(trials) or len(test) != len(trials):
-            raise ValueError(f"it has the scores of {len(val)} and {len(test)} trials, not {len(trials)}")
-        scored = [_scored(spec, v, t, inputs) for v, t in zip(val, test, strict=True)]
+        costs = list(group.costs(inputs.test_queries)) if hasattr(group, "costs") else [None] * len(trials)
+        if not len(val) == len(test) == len(costs) == len(trials):
+            have = f"the scores of {len(val)} and {len(test)} trials and the costs of {len(costs)}"
+            raise ValueError(f"it has {have}, not of {len(trials)}")
+        checked = [
+            _checked(spec, trial, for_val, for_test, own, inputs)
+            for trial, for_val, for_test, own in zip(trials, val, test, costs, strict=True)
+        ]
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its failure, also `sys.exit`
         return _in_one_line(error)
     seconds = (time.perf_counter() - start) / len(trials)
     return [
-        (trial, Scored(val=v, test=t, seconds=seconds)) for trial, (v, t) in zip(trials, scored, strict=True)
+        (trial, Scored(val=for_val, test=for_test, costs=own, seconds=seconds))
+        for trial, (for_val, for_test, own) in zip(trials, checked, strict=True)
     ]
 
 
@@ -72,38 +78,35 @@ def _alone(spec: RouterSpec, trial: Trial, inputs: Inputs, note: str) -> Scored 
     try:
         router = spec.router()
         router.fit(inputs.train, inputs.val, variant=trial.variant, seed=trial.seed, device=inputs.device)
-        val, test = _scored(
-            spec, router.scores(inputs.val_queries), router.scores(inputs.test_queries), inputs
-        )
+        own = router.costs(inputs.test_queries) if hasattr(router, "costs") else None
+        val, test = router.scores(inputs.val_queries), router.scores(inputs.test_queries)
+        val, test, own = _checked(spec, trial, val, test, own, inputs)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - as above
         reason = f"{spec.name} {variant_name(trial.variant)} seed {trial.seed}: {_in_one_line(error)}"
         return Failed(reason=reason, traceback=traceback.format_exc(), seconds=time.perf_counter() - start)
-    return Scored(val=val, test=test, seconds=time.perf_counter() - start, note=note)
+    return Scored(val=val, test=test, costs=own, seconds=time.perf_counter() - start, note=note)
 
 
 def _in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _scored(spec: RouterSpec, val: Float32, test: Float32, inputs: Inputs) -> tuple[Float32, Float32]:
-    k, calibrated = len(inputs.train.models), spec.card.calibrated
-    return (
-        _checked(val, inputs.val_queries, k, calibrated),
-        _checked(test, inputs.test_queries, k, calibrated),
+def _checked(
+    spec: RouterSpec, trial: Trial, val: Float32, test: Float32, costs: Float32 | None, inputs: Inputs
+) -> tuple[Float32, Float32, Float32 | None]:
+    """What a trial gives, as float32; ValueError where it breaks the router's contract."""
+    k, calibrated = len(inputs.train.models), spec.variant_card(trial.variant).calibrated
+    for_val, for_test = (
+        _scores(scores, queries, k, calibrated)
+        for scores, queries in ((val, inputs.val_queries), (test, inputs.test_queries))
     )
+    return for_val, for_test, None if costs is None else _costs(costs, inputs.test_queries, k)
 
 
-def _checked(scores: Float32, queries: Queries, k: int, calibrated: bool) -> Float32:
-    """The scores as float32 [N, k]; ValueError where they break the router's contract."""
-    array = np.asarray(scores)
-    if array.shape != (len(queries), k):
-        raise ValueError(f"scores have shape {array.shape}, not ({len(queries)}, {k})")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"scores are {array.dtype}, not floating point")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told
-        array = np.ascontiguousarray(array, dtype=np.float32)
+def _scores(scores: Float32, queries: Queries, k: int, calibrated: bool | None) -> Float32:
+    array = _array(scores, "scores", queries, k)
     bad = int((~np.isfinite(array)).sum())
     if bad:
         raise ValueError(f"{bad} of {array.size} scores are NaN or infinite as float32")
@@ -112,3 +115,22 @@ def _checked(scores: Float32, queries: Queries, k: int, calibrated: bool) -> Flo
             f"scores lie in [{array.min():g}, {array.max():g}], but the card says calibrated: P(correct)"
         )
     return array
+
+
+def _costs(costs: Float32, queries: Queries, k: int) -> Float32:
+    array = _array(costs, "costs", queries, k)
+    bad = int((np.isinf(array) | (array < 0)).sum())
+    if bad:
+        raise ValueError(f"{bad} of {array.size} costs are negative or infinite: US dollars, or NaN")
+    return array
+
+
+def _array(values: Float32, what: str, queries: Queries, k: int) -> Float32:
+    """The values as float32 [N, k]."""
+    array = np.asarray(values)
+    if array.shape != (len(queries), k):
+        raise ValueError(f"{what} have shape {array.shape}, not ({len(queries)}, {k})")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{what} are {array.dtype}, not floating point")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told
+        return np.ascontiguousarray(array, dtype=np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from rph.results import findings, missing, tasks
+from rph.results import findings, missing, tasks, variants
 from rph.results.cell import BLOCK_NAME, CellResult, Record
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ class Block:
     recompute: Callable[[CellResult, Arrays], Record] | None = None
 
 
-ALIKE = "alike"
+ALIKE, ENCODING = "alike", "encoding"
+
+
+class Encoding(Record):
+    """Of an encoder that learns from the train queries."""
+
+    learned: str  # what its fit found, as it says: a hash of a vocabulary
 
 
 class Alike(Record):
@@ -65,6 +71,8 @@ def alike(result: CellResult) -> dict[str, str]:
 # Here, and nowhere else, this version's blocks are listed.
 KNOWN: dict[str, Block] = {
     ALIKE: Block(record=Alike),
+    ENCODING: Block(record=Encoding),
+    variants.NAME: Block(record=variants.Variants),
     findings.NAME: Block(record=findings.Data, make=findings.make),
     missing.NAME: Block(
         record=missing.Holes,

@@ -1,8 +1,8 @@
 """What is reported of a finished cell, and how it is computed from stored scores.
 
-Every number is a function of (dataset, router card, val and test scores of the chosen variant's seeds): no
-training, so that `rph score` can compute all of it again. Metrics that read scores as probabilities use, for a
-router that is not calibrated, one shared monotone map sigma(a*s + b) fitted on val (probabilities.fit_sigmoid). At
+Every number is a function of (dataset, val and test scores of the chosen variant's seeds): no training, so that
+`rph score` can compute all of it again. Metrics that read scores as probabilities use, for a variant that is not
+calibrated, one shared monotone map sigma(a*s + b) fitted on val (probabilities.fit_sigmoid). At
 lambda = 0 routes are those of the raw scores; where the map is flat (a = 0), what weighs P(correct) against a price
 is unknown.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from rph.api import RouterCard, RoutingDataset
+from rph.api import RoutingDataset
 from rph.arrays import observed_means
 from rph.distribution import current
 from rph.holes import chosen
@@ -153,7 +153,7 @@ class CellResult(Record):
     utility: Utilities | None
     utility_native: Utilities | None
     score_scale: Literal["native", "sigmoid fitted on val"]
-    selector_cost: Literal["train mean", "realised (oracle leak)"]
+    selector_cost: Literal["train mean", "router's own", "realised (oracle leak)"]
     cost: float | None
     bce: float | None
     ece: float | None
@@ -317,19 +317,19 @@ def _mass(labels: Array) -> tuple[float, ...] | None:
 
 
 def measure(
-    dataset: RoutingDataset, card: RouterCard, scored: Scored, *, realised_selector: bool = False
+    dataset: RoutingDataset, scored: Scored, *, calibrated: bool, realised_selector: bool = False
 ) -> Measured:
-    """Everything the test split says about one seed's scores."""
+    """Everything the test split says about one seed's scores; `calibrated`: they are P(correct) as they are."""
     test, mask, K = dataset.test, dataset.mask("test"), len(dataset.models)
     route = metrics.route_of(scored.test, dataset)
     labels, weight = chosen(test.labels, route), chosen(mask.weight, route)
     accuracy = metrics.mean_of(labels, weight)
     hard, easy = metrics.hard_easy(test.labels, chosen(test.labels, metrics.floor_route(dataset)), mask.pool)
     counts = metrics.selection_counts(route, K)
-    P = probabilities(card, scored.test, val=scored.val, labels=dataset.val.labels)
-    weighed = None if not card.calibrated and np.ptp(P) == 0 else P  # a flat map says nothing of any model
+    P = probabilities(scored, dataset.val.labels, calibrated)
+    weighed = None if not calibrated and np.ptp(P) == 0 else P  # a flat map says nothing of any model
     recovered = None if weighed is None else gap_recovered(weighed, test.labels, dataset.level)
-    pay = Pay(dataset, scored.test, realised_selector)
+    pay = Pay(dataset, scored.test, dataset.test.costs if realised_selector else scored.costs)
     points = pay.curve(weighed)
     at_hard, at_easy = (
         metrics.mean_of(labels[kind], None if weight is None else weight[kind]) for kind in (hard, easy)
@@ -343,7 +343,7 @@ def measure(
         easy_accuracy=at_easy.value,
         cost=None if points is None else points[0].cost,
         utility=pay.utilities(weighed),
-        utility_native=None if card.calibrated else pay.utilities(row_minmax(scored.test)),
+        utility_native=None if calibrated else pay.utilities(row_minmax(scored.test)),
         curve=points,
         apgr=None if recovered is None else recovered.apgr,
         cpt50=None if recovered is None else recovered.cpt50,
@@ -354,26 +354,26 @@ def measure(
     )
 
 
-def probabilities(card: RouterCard, scores: Array, *, val: Array, labels: Array) -> Array:
-    """Scores as P(correct) [N, K]: the router's own, or mapped by a sigmoid fitted on its val scores and the val labels."""
-    if card.calibrated:
-        return np.clip(scores, 0, 1)  # rph.engine.trials refused anything beyond rounding
-    a, b = fit_sigmoid(val, labels)
-    return apply_sigmoid(scores, a, b)
+def probabilities(scored: Scored, labels: Array, calibrated: bool) -> Array:
+    """Test scores as P(correct) [N, K]: as they are, or mapped by a sigmoid fitted on the val scores and the val labels."""
+    if calibrated:
+        return np.clip(scored.test, 0, 1)  # rph.engine.trials refused anything beyond rounding
+    a, b = fit_sigmoid(scored.val, labels)
+    return apply_sigmoid(scored.test, a, b)
 
 
 class Pay:
     """Utility and curve of one seed's raw scores [N, K] on test: at lambda = 0 by these, above by weighed ones.
 
     All of it is over the models with a known price, at lambda = 0 too: else a point of the curve would be of other models.
+    `selector` [N, K] are the costs to choose by: the router's own, or the realised ones; None: the train means.
     """
 
-    def __init__(self, dataset: RoutingDataset, raw: Array, realised_selector: bool) -> None:
-        self.dataset, self.raw, self.mask = dataset, raw, dataset.mask("test")
+    def __init__(self, dataset: RoutingDataset, raw: Array, selector: Array | None) -> None:
+        self.dataset, self.raw, self.selector, self.mask = dataset, raw, selector, dataset.mask("test")
         train, test = dataset.train.costs, dataset.test.costs
         # None: there are no costs, or none is known on train: no scale, hence no utility.
         self.scale = None if train is None or test is None else CostScale.fit(train)
-        self.selector = test if realised_selector else None
 
     def utilities(self, weighed: Array | None) -> Utilities | None:
         """Utility at each lambda; None without prices, and None above 0 where the weighed scores are unknown."""

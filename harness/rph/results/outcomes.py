@@ -16,6 +16,9 @@ class Scored:
     val: Float32  # [N_val, K]
     test: Float32  # [N_test, K]
     seconds: float
+    costs: Float32 | None = (
+        None  # [N_test, K] the router's own predictions in US dollars per call, NaN = none
+    )
     note: str = ""  # what the user should know of how it was trained; not kept
 
 

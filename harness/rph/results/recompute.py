@@ -7,13 +7,13 @@ and so is a block that does not say how it is computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from rph import protocol
-from rph.results import blocks, cell, files, metrics, missing
+from rph.results import blocks, cell, files, metrics, missing, variants
 from rph.results.cell import CellResult
 from rph.results.files import Entry
 
@@ -116,22 +116,21 @@ def _measured(entry: Entry, seed: int) -> cell.Measured:
     )
 
 
-def choice(
-    accuracies: Mapping[Key, float | None],
-    preset: protocol.Preset,
-    *,
-    deterministic: bool,
-    alike: Mapping[str, str] | None = None,
-) -> tuple[protocol.Selection | None, set[Key]]:
-    """What the protocol chooses where these are the val accuracies of all finished trials, and the trials it asks for.
+def choice(result: CellResult, preset: protocol.Preset) -> tuple[protocol.Selection | None, set[Key]]:
+    """What the protocol chooses by the val accuracies of a result's configurations, and the trials it asks for.
 
-    The grid is the variants of the first seed, in their order. The selection's variant is a name. `alike`: variant ->
-    the group of those that share its val routes (blocks.alike).
+    The grid is the variants of the first seed, in their order; what is said of them is taken as claimed. The
+    selection's variant is a name.
     """
-    groups = alike or {}
+    accuracies = {(one.variant_name, one.seed): one.val_accuracy for one in result.configurations}
+    groups, said = blocks.alike(result), variants.of(result)
     grid = [name for name, seed in accuracies if seed == preset.seeds[0]]
     steps = protocol.select(
-        grid, deterministic=deterministic, preset=preset, routes=lambda name: groups.get(name, name)
+        grid,
+        preset=preset,
+        deterministic=lambda name: said[name].deterministic if name in said else result.deterministic,
+        competes=lambda name: name not in said or said[name].reads == "embedding",
+        routes=lambda name: groups.get(name, name),
     )
     asked: set[Key] = set()
     try:

@@ -1,6 +1,6 @@
 """Why there is a plateau: the tables and figures of the paper's Sec. 5 and App. G, from result files.
 
-Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of rph.results.sets.
+Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of rph.board.sets.
 "The paper" is "The Routing Plateau", arXiv:2606.07587.
 
 Its Sec. 5 compares 12 routers and does not say how they were chosen; the ten that it names are among the first twelve of its
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rph.board.sets import KNN, Average, Group, accuracies, average, averages, encoder_notes, groups
 from rph.errors import UsageError
 from rph.results import metrics
 from rph.results.cell import CellResult, Reference
 from rph.results.files import EASY, HARD, Entry
-from rph.results.sets import KNN, Average, Group, accuracies, average, averages, encoder_notes, groups
 from rph.results.sheets import Column, Sheet, Value
 
 if TYPE_CHECKING:

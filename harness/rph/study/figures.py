@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rph import disk
-from rph.results import metrics, sets, utility
+from rph.board import sets
+from rph.results import metrics, utility
 from rph.study import bottleneck, identities, plateau
 from rph.study.panels import (
     BARS,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rph.api import Queries, variant_with
 from rph.results import cell as results
 from rph.results import probabilities
+from rph.results.outcomes import Scored
 from rph.results.sheets import Column, Sheet
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def _trained_again(cell: Finished) -> TrainBce:
     router.fit(inputs.train, inputs.val, variant=variant, seed=result.seeds[0], device=inputs.device)
     left_out = router.left_out_scores() if hasattr(router, "left_out_scores") else None
     scores = router.scores(Queries(X=train.X, texts=train.texts)) if left_out is None else left_out
-    val = router.scores(inputs.val_queries)
-    P = results.probabilities(spec.card, scores, val=val, labels=inputs.val.Y)
+    scored = Scored(val=router.scores(inputs.val_queries), test=scores, seconds=0.0)
+    P = results.probabilities(scored, inputs.val.Y, bool(spec.variant_card(variant).calibrated))
     return TrainBce(
         bench=result.bench,
         encoder=result.encoder,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rph.board.sets import Group, accuracies, groups
 from rph.errors import UsageError
 from rph.results.files import Entry
-from rph.results.sets import Group, accuracies, groups
 from rph.results.sheets import Column, Sheet
 from rph.study import bottleneck, utility
 

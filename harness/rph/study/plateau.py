@@ -1,6 +1,6 @@
 """The plateau: the tables and figures of the paper's Sec. 4 and App. F, from result files.
 
-Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of rph.results.sets.
+Each comes as typed numbers and as sheets to print. Means over encoders and groups are those of rph.board.sets.
 "The paper" is "The Routing Plateau", arXiv:2606.07587.
 """
 
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rph.errors import UsageError
-from rph.results.files import Entry
-from rph.results.sets import (
+from rph.board.sets import (
     KNN,
     Group,
     accuracies,
@@ -27,6 +25,8 @@ from rph.results.sets import (
     open_accuracies,
     ranks,
 )
+from rph.errors import UsageError
+from rph.results.files import Entry
 from rph.results.sheets import Column, Sheet, Value
 
 TIER = 5  # routers of the top tier, whose spread the paper gives (Tab. 1 and 2)

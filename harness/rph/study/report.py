@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
 from rph import __version__
-from rph.board import ranking
+from rph.board import ranking, sets
 from rph.board.sheets import board_sheet, overall_sheet, unranked_sheet
 from rph.board.site.views import TERMS
 from rph.errors import UsageError
 from rph.protocol import PRESETS
-from rph.results import sets, sheets
+from rph.results import blocks, sheets
 from rph.results.sheets import Column, Sheet
 from rph.study import bottleneck, plateau, utility
 
@@ -105,7 +105,7 @@ def page(entries: Sequence[Entry], boards: Sequence[Board], drawings: Sequence[D
         to_html=sheets.to_html,
         drawings=[(drawing, inline(drawing, f"f{i}-")) for i, drawing in enumerate(drawings)],
         protocols=_protocols(results),
-        encoders=sorted({(result.encoder, result.encoder_identity) for result in results}),
+        encoders=sorted({(result.encoder, _identity(result)) for result in results}),
         software=_software(results),
         provenance=provenance(results),
         methods={result.router: result.method for result in sorted(results, key=lambda r: r.router)},
@@ -231,3 +231,9 @@ def commands(results: Sequence[CellResult]) -> list[Command]:
             words += ["--protocol", r.protocol]
         found.setdefault((r.bench, r.encoder), []).append(shlex.join([*words, "--out", "results"]))
     return [Command(bench, encoder, tuple(lines)) for (bench, encoder), lines in found.items()]
+
+
+def _identity(result: CellResult) -> str:
+    """An encoder's weights, and what it learned of the benchmark."""
+    block = result.blocks.get(blocks.ENCODING)
+    return result.encoder_identity if block is None else f"{result.encoder_identity}; {block['learned']}"

@@ -2,7 +2,7 @@
 
 The paper's claim that routers learn coarse structure only has its sharpest form here: a router is held against the best model of
 each task, chosen on train (rph.results.tasks), which reads no query. Means over encoders and groups are those of
-rph.results.sets. Results without the block, of queries without tasks or of a version that did not ask, are left out.
+rph.board.sets. Results without the block, of queries without tasks or of a version that did not ask, are left out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rph.board.sets import Group, average, averages, encoder_notes, groups
 from rph.errors import UsageError
 from rph.results import tasks
 from rph.results.cell import DIGITS, CellResult
 from rph.results.files import Entry
-from rph.results.sets import Group, average, averages, encoder_notes, groups
 from rph.results.sheets import Column, Sheet, Value
 from rph.results.tasks import Accuracy, Kind, Task
 

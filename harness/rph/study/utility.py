@@ -8,11 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from rph.errors import UsageError
-from rph.results.cell import CellResult, utility_unknown
-from rph.results.files import Entry
-from rph.results.missing import PRICES, Prices, priced_pool, without_utility
-from rph.results.sets import (
+from rph.board.sets import (
     Average,
     Group,
     average,
@@ -20,6 +16,10 @@ from rph.results.sets import (
     encoder_notes,
     groups,
 )
+from rph.errors import UsageError
+from rph.results.cell import CellResult, utility_unknown
+from rph.results.files import Entry
+from rph.results.missing import PRICES, Prices, priced_pool, without_utility
 from rph.results.sheets import Column, Sheet, Value
 from rph.results.utility import LAMBDAS as EVERY
 from rph.results.utility import CostScale

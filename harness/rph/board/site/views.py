@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rph.board.ranking import Board, OverallRow, Row, unranked
+from rph.board.sets import in_average
 from rph.board.sheets import data_notes
-from rph.results import sheets, uncertainty
+from rph.results import sheets, uncertainty, variants
 from rph.results.cell import CellResult, Reference
 from rph.results.files import Entry
-from rph.results.sets import in_average
 from rph.results.sheets import Column, Sheet, Value
 from rph.results.tasks import Languages, Tasks, languages_of
 from rph.results.tasks import of as tasks_of
@@ -29,7 +29,7 @@ TERMS = {
     "the router cannot be told apart from the best one.",
     "Rank": "Place by mean test accuracy, and the 95 % confidence interval of that place.",
     "Accuracy": "Mean label of the chosen models on the test split, in percent: mean and standard deviation over "
-    "the seeds. A deterministic router is trained once.",
+    "the seeds. A deterministic variant is trained once.",
     "95 % interval": "Percentile interval of the accuracy, from resamples of the test queries and of the seeds. "
     "The dashed line is the best single model.",
     "Wins": "Share of the resamples in which this router is the best, in percent.",
@@ -86,6 +86,7 @@ FORMATS: dict[str, Callable[..., object]] = {
     "number": _printed(Column("", "number", 3)),
     "ends": ends,
     "data_notes": data_notes,
+    "variant_notes": variants.notes,
     "count": _printed(Column("", "count")),
     "dollars": dollars,
     "paper_url": paper_url,
