@@ -1,5 +1,7 @@
 """Whole cells on a toy benchmark: what is reported, what is stored, and what a router can never see."""
 
+import re
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Optional
@@ -19,6 +21,7 @@ from rph.engine.store import Store
 from rph.errors import RphError, UsageError
 from rph.protocol import PRESETS
 from rph.registry import Registry
+from rph.results import variants
 
 PAPER = Settings(preset=PRESETS["paper"], device="cpu")
 SMOKE = Settings(preset=PRESETS["smoke"], device="cpu")
@@ -40,8 +43,10 @@ class World:
             registry = Registry(entry_points(group="rph"))
             registry.add_file(self.plugin)
         if more:
-            (self.folder / "more.py").write_text(more)
-            registry.add_file(self.folder / "more.py")
+            # A name of its own for each: a process imports a file once.
+            file = self.folder / f"more{'+' * len(list(self.folder.glob('more*')))}.py"
+            file.write_text(more)
+            registry.add_file(file)
         opened = Store(store or self.store)
         self.report = toys.Silent()
         return evaluate(
@@ -676,3 +681,149 @@ def test_variants_that_route_val_alike_share_one_place_and_the_result_says_so(wo
     assert {one.variant_name for one in result.configurations if one.seed != 42} == {
         "noise=0,fault=", "noise=0.7,fault=", "noise=2,fault=",
     }  # fmt: skip
+
+
+# --- what holds of a variant ----------------------------------------------------------------------------
+
+VARIANTS = '''
+from dataclasses import dataclass
+import numpy as np
+import rph
+
+
+@dataclass(frozen=True)
+class Config:
+    kind: str = "even"
+
+
+class Known:
+    """Scores by the parity of the number; as it would be, with its costs, by `kind`."""
+
+    def fit(self, train, val, *, variant, seed, device):
+        self.kind, self.seed = variant.kind, seed
+
+    def scores(self, queries):
+        even = queries.X[:, 0] if self.kind != "text" else np.array([float(int(t.split()[1]) % 2 == 0) for t in queries.texts])
+        shift = {"even": 0, "text": 0, "theirs": 1, "priced": 0, "reversed": 0}[self.kind]
+        chosen = np.where(even == 1, 0, 2)
+        scores = np.full((len(queries), 3), 0.2, np.float32)
+        scores[np.arange(len(queries)), (chosen + shift) % 3] = 0.8
+        if self.kind == "theirs":
+            scores += np.float32(1e-3) * np.random.default_rng(self.seed).random(scores.shape, np.float32)
+        return scores
+
+    def costs(self, queries):
+        order = {"priced": [0.001, 0.002, 0.01], "reversed": [0.01, 0.002, 0.001]}.get(self.kind)
+        return None if order is None else np.tile(np.array(order, np.float32), (len(queries), 1))
+
+    def state(self):
+        return {}
+
+
+class Together:
+    def __init__(self, train, val, trials, device):
+        self.all = [Known() for _ in trials]
+        for one, trial in zip(self.all, trials):
+            one.fit(train, val, variant=trial.variant, seed=trial.seed, device=device)
+
+    def scores(self, queries):
+        return [one.scores(queries) for one in self.all]
+
+    def costs(self, queries):
+        return [one.costs(queries) for one in self.all]
+
+
+def describe(variant):
+    return rph.VariantCard(
+        original=variant.kind == "theirs", why=f"by {variant.kind}", calibrated=variant.kind != "text",
+        deterministic=variant.kind != "theirs", reads="text" if variant.kind == "text" else "embedding",
+        most_models=2 if variant.kind == "pairs" else None,
+    )
+
+
+@rph.hookimpl
+def register_router():
+    return rph.RouterSpec(
+        card=rph.RouterCard(
+            name="known", title="a toy", paper="none", year=2026, family="toy", licence="MIT",
+            deterministic=False, calibrated=False,
+        ),
+        grid=GRID, router=Known, fit_many=TOGETHER, describe=describe,
+    )
+'''
+
+
+def variants_of(world, kinds, together="None", preset=PAPER):
+    grid = f"tuple(map(Config, {kinds!r}))"
+    (result,) = world.evaluate(
+        preset, more=VARIANTS.replace("GRID", grid).replace("TOGETHER", together), routers=["known"]
+    ).results
+    return result
+
+
+def test_a_row_is_what_its_variant_is_and_shows_the_best_original_form(world):
+    result = variants_of(world, ["even", "text", "theirs", "pairs"])
+    assert result.variant == {"kind": "even"}  # as good as `text`, which does not read the embedding
+    assert (result.deterministic, result.seeds, result.test_accuracy_std) == (True, (42,), 0.0)
+    assert result.method.calibrated and result.score_scale == "native" and result.utility_native is None
+    assert result.trials == 3 + 4  # `theirs` alone knows chance; `pairs` is for other pools
+    assert [one["variant_name"] for one in result.blocks["variants"]["variants"]] == [
+        "kind=even", "kind=text", "kind=theirs",
+    ]  # fmt: skip
+    original = variants.best_original(result)
+    assert (original.variant_name, original.seeds) == ("kind=theirs", PAPER.preset.seeds)
+    theirs = [one.test_accuracy for one in result.configurations if one.variant_name == "kind=theirs"]
+    assert original.test_accuracy == pytest.approx(np.mean(theirs))
+    text, form = variants.notes(result)
+    assert text.startswith("reads the text, not the encoder, and is not chosen beside an encoder: kind=text")
+    assert form.startswith("not the authors' form (by even); the best original one: kind=theirs, test ")
+
+
+def test_where_all_variants_read_the_text_the_row_says_so(world):
+    result = variants_of(world, ["text"])
+    assert list(variants.notes(result)) == [
+        "reads the text, not the encoder", "not the authors' form (by text)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("together", ["None", "Together"])
+def test_a_routers_own_costs_decide_its_utility_alone_and_in_a_group(world, together):
+    """Equal scores and reversed costs: at lambda .5, small where it is thought dear is given up for large."""
+    found = {}
+    for kind in ("even", "priced", "reversed"):
+        kinds = [kind, "theirs"]  # two trials, so that there is a group
+        settings = Settings(preset=replace(PAPER.preset, variants=2, finalists=1), device="cpu")
+        found[kind] = variants_of(world, kinds, together, settings)
+        assert found[kind].variant == {"kind": kind}
+    train_means = found["even"]
+    assert train_means.selector_cost == "train mean"
+    assert found["priced"].selector_cost == found["reversed"].selector_cost == "router's own"
+    assert found["priced"].utility == pytest.approx(train_means.utility)  # its costs are the train means
+    assert found["reversed"].utility["0"] == train_means.utility["0"]
+    assert found["reversed"].utility["0.5"] < train_means.utility["0.5"] - 0.1
+    assert found["reversed"].curve != train_means.curve
+    assert "utility chooses by the router's own estimates of the costs" in variants.notes(found["reversed"])
+
+
+@pytest.mark.parametrize(
+    ("costs", "says"),
+    [
+        ("np.zeros((len(queries), 2), np.float32)", "costs have shape (24, 2), not (30, 3)"),
+        ("np.full((len(queries), 3), -1.0)", "90 of 90 costs are negative or infinite"),
+        ("np.full((len(queries), 3), np.inf)", "90 of 90 costs are negative or infinite"),
+        ("np.zeros((len(queries), 3), int)", "costs are int64, not floating point"),
+    ],
+)
+def test_costs_that_break_the_contract_fail_the_trial(world, costs, says):
+    broken = VARIANTS.replace("GRID", "(Config(),)").replace("TOGETHER", "None")
+    broken = broken.replace("return None if order is None else", f"return {costs} if True else")
+    outcome = world.evaluate(SMOKE, more=broken, routers=["known"])
+    assert any(says.replace("24", "30") in str(failure.error.what) for failure in outcome.failures)
+
+
+def test_what_a_fitted_encoder_learned_stands_in_the_result(world):
+    (result,) = world.evaluate(SMOKE, encoders=["lsa"]).results
+    learned = result.blocks["encoding"]["learned"]
+    assert re.fullmatch("vocabulary sha256 [0-9a-f]{64}", learned)
+    (again,) = world.evaluate(SMOKE, encoders=["lsa"], store=world.folder / "another").results
+    assert again.blocks["encoding"]["learned"] == learned  # from the cache: it is not fitted again
