@@ -10,6 +10,7 @@ from tests import exported, toys
 import rph
 from rph import RphError, UsageError, disk
 from rph.deploy import export
+from rph.deploy.routing import Judged
 from rph.engine import resolve
 from rph.engine.store import digest
 from rph.results import probabilities, utility
@@ -45,7 +46,28 @@ def test_the_price_counts_by_lambda(loaded):
 
 def test_ties_go_to_the_model_that_is_better_on_train(loaded):
     equal = np.full((1, 3), 0.5, np.float32)
-    assert loaded.chosen(equal, 0.0, 0.0)[0].model == "large"
+    assert loaded.chosen(Judged(equal), 0.0, 0.0)[0].model == "large"
+
+
+def test_a_routers_own_costs_decide_above_lambda_0(loaded):
+    """Train means say small .001, large .01; the router says the reverse of one query, and nothing of another."""
+
+    class Dear:
+        def scores(self, queries):
+            return np.tile(np.array([0.5, 0.0, 0.6], np.float32), (len(queries), 1))
+
+        def costs(self, queries):
+            return np.array([[0.01, np.nan, 0.001], [np.nan] * 3], np.float32)[: len(queries)]
+
+    loaded._router = Dear()
+    queries = ["number 4", "number 6"]
+    assert [one.model for one in loaded.route(queries, lam=0.5)] == ["large", "small"]
+    assert [one.model for one in loaded.route(queries)] == ["large", "large"]
+    judged = loaded.judge(queries)
+    assert [part.costs.shape for part in judged.split([1, 1])] == [(1, 3), (1, 3)]
+    loaded._router.costs = lambda queries: np.full((len(queries), 3), -1.0)
+    with pytest.raises(RphError, match="costs of shape \\(2, 3\\) that are no prices"):
+        loaded.route(queries)
 
 
 @pytest.mark.parametrize("router", ["elo", "knn"])

@@ -166,15 +166,15 @@ def test_without_prices_no_lambda_is_served(tmp_path):
 
 def test_a_query_that_fails_does_not_take_others_with_it(router, monkeypatch, waiting):
     """Requests that wait are scored together; here one of them makes the encoder fail."""
-    held, sizes, real = threading.Event(), [], router.scores
+    held, sizes, real = threading.Event(), [], router.judge
 
-    def scores(queries):
+    def judge(queries):
         sizes.append(len(queries))
         if len(sizes) == 1:
             assert held.wait(moments.PATIENCE)  # the others gather meanwhile
         return real(queries)
 
-    monkeypatch.setattr(router, "scores", scores)
+    monkeypatch.setattr(router, "judge", judge)
     found = {}
 
     def ask(query):
@@ -311,14 +311,14 @@ def test_a_client_that_leaves_frees_its_place_and_ends_the_upstreams_call(
 
 
 def test_what_a_client_asked_before_it_left_is_not_scored(router, monkeypatch, waiting):
-    held, sizes, real = threading.Event(), [], router.scores
+    held, sizes, real = threading.Event(), [], router.judge
 
-    def scores(queries):
+    def judge(queries):
         sizes.append(len(queries))
         assert held.wait(moments.PATIENCE)
         return real(queries)
 
-    monkeypatch.setattr(router, "scores", scores)
+    monkeypatch.setattr(router, "judge", judge)
     with served(router) as url:
         first = threading.Thread(
             target=post,
@@ -336,14 +336,14 @@ def test_what_a_client_asked_before_it_left_is_not_scored(router, monkeypatch, w
 
 
 def test_beyond_the_limit_of_requests_the_answer_is_429(router, monkeypatch):
-    held, begun, real = threading.Event(), threading.Event(), router.scores
+    held, begun, real = threading.Event(), threading.Event(), router.judge
 
-    def scores(queries):
+    def judge(queries):
         begun.set()
         assert held.wait(moments.PATIENCE)
         return real(queries)
 
-    monkeypatch.setattr(router, "scores", scores)
+    monkeypatch.setattr(router, "judge", judge)
     first = {}
     with served(router, limits=serve.Limits(concurrent=1)) as url:
 

@@ -47,6 +47,21 @@ class Routed:
     seconds: float  # from the call to its answer: the queries of one call are answered together
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a router says of N queries: all that a choice is made of."""
+
+    scores: Float32  # [N, K]
+    costs: Float32 | None = None  # [N, K] US dollars, NaN = none: the router's own; None: it predicts none
+
+    def split(self, sizes: Sequence[int]) -> list[Judged]:
+        """Parts of so many queries each."""
+        at = np.cumsum(sizes)[:-1]
+        scores = np.split(self.scores, at)
+        costs = [None] * len(scores) if self.costs is None else np.split(self.costs, at)
+        return [Judged(*part) for part in zip(scores, costs, strict=True)]
+
+
 def load(
     folder: str | Path,
     *,
@@ -101,19 +116,25 @@ class LoadedRouter:
         """
         start = time.perf_counter()
         self.check(lam, task)
-        scores = self.scores(queries)
-        return self.chosen(scores, lam, time.perf_counter() - start, task)
+        judged = self.judge(queries)
+        return self.chosen(judged, lam, time.perf_counter() - start, task)
 
     def scores(self, queries: Sequence[str]) -> Float32:
         """The router's scores [N, K] of N texts."""
+        return self.judge(queries).scores
+
+    def judge(self, queries: Sequence[str]) -> Judged:
+        """Scores, and costs where the router predicts them, of N texts."""
         queries = _texts(queries)
         if not queries:
-            return np.empty((0, len(self.models)), np.float32)
+            return Judged(np.empty((0, len(self.models)), np.float32))
         with self._turn, neighbours.blocks_for(len(queries)), self._failures():
             X = self._encoder.encode([self._card.prefix + q for q in queries], device=self.device)
             # As kept in the embedding cache, from which the router learnt.
             X = np.asarray(X, np.dtype(self._card.stored)).astype(np.float32, copy=False)
-            scores = np.asarray(self._router.scores(Queries(X=X, texts=queries)), np.float32)
+            asked = Queries(X=X, texts=queries)
+            scores = np.asarray(self._router.scores(asked), np.float32)
+            costs = self._router.costs(asked) if hasattr(self._router, "costs") else None
         if scores.shape != (len(queries), len(self.models)) or not np.isfinite(scores).all():
             raise RphError(
                 f"router {self.manifest.router.name!r} gave scores of shape {scores.shape} that are no finite"
@@ -121,7 +142,13 @@ class LoadedRouter:
                 why="a router gives one finite score per query and model",
                 fix="report it to the router's authors",
             )
-        return scores
+        if costs is not None and (costs.shape != scores.shape or np.isinf(costs).any() or (costs < 0).any()):
+            raise RphError(
+                f"router {self.manifest.router.name!r} gave costs of shape {costs.shape} that are no prices",
+                why="a router that predicts costs gives US dollars, or NaN, per query and model",
+                fix="report it to the router's authors",
+            )
+        return Judged(scores, costs)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -161,11 +188,11 @@ class LoadedRouter:
                 fix="use lambda 0, or evaluate and export with --price MODEL=USD",
             )
 
-    def chosen(self, scores: Float32, lam: float, seconds: float, task: str | None = None) -> list[Routed]:
-        """Scores [N, K] and the time they took, as routes at `lam`: the choice itself costs next to nothing."""
+    def chosen(self, judged: Judged, lam: float, seconds: float, task: str | None = None) -> list[Routed]:
+        """What was judged, and the time it took, as routes at `lam`: the choice itself costs next to nothing."""
         self.check(lam, task)
         found = []
-        for row, place in zip(scores.tolist(), self._choice(scores, lam, task).tolist(), strict=True):
+        for row, place in zip(judged.scores.tolist(), self._choice(judged, lam, task).tolist(), strict=True):
             found.append(
                 Routed(
                     model=self.models[place],
@@ -193,16 +220,16 @@ class LoadedRouter:
         pool = tasks[task]
         return None if pool is None else np.isin(self.models, pool)[None]
 
-    def _choice(self, scores: Float32, lam: float, task: str | None) -> NDArray[np.int64]:
+    def _choice(self, judged: Judged, lam: float, task: str | None) -> NDArray[np.int64]:
         """The places [N] of the chosen models. As results are measured: above lambda 0 by P(correct) and price."""
-        pool = self._pool(task)
+        pool, scores = self._pool(task), judged.scores
         if lam == 0:
             return metrics.route(scores, self._level, pool)
         if self.manifest.sigmoid is None:
             P: Any = np.clip(scores, 0, 1)
         else:
             P = probabilities.apply_sigmoid(scores, *self.manifest.sigmoid)
-        return utility.utility_route(P, self._scale, lam, self._level, pool=pool)
+        return utility.utility_route(P, self._scale, lam, self._level, pool=pool, selector_costs=judged.costs)
 
 
 def _router(exported: Exported, plugins: Registry, device: str) -> Router:

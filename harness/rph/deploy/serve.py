@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
-import numpy as np
 import prometheus_client as prometheus
 import uvicorn
 from fastapi import FastAPI, Request
@@ -34,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from rph.deploy import upstreams
-from rph.deploy.routing import LoadedRouter
+from rph.deploy.routing import Judged, LoadedRouter
 from rph.deploy.upstreams import Refused, Upstream, error_body
 from rph.errors import UsageError
 from rph.registry import FAILURES
@@ -42,7 +41,6 @@ from rph.registry import FAILURES
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from rph.api import Float32
 
 NAME = "rph"  # the model that a client of /v1/chat/completions asks for
 MOST = 256  # queries of one request, and about as many are scored together
@@ -107,8 +105,8 @@ def application(
         at = lam if request.lam is None else request.lam
         router.check(at, request.task)
         start = time.perf_counter()
-        scores = await together.scores(request.queries)
-        routes = router.chosen(scores, at, time.perf_counter() - start, request.task)
+        judged = await together.judge(request.queries)
+        routes = router.chosen(judged, at, time.perf_counter() - start, request.task)
         measured.routed(one.model for one in routes)
         return {"lam": at, "routes": [asdict(one) for one in routes]}
 
@@ -127,8 +125,8 @@ def application(
         if streamed is not None and not isinstance(streamed, bool):
             raise UsageError("stream is not a boolean", fix="give true or false, or leave it out")
         router.check(at)
-        scores = await together.scores([_last_user_message(body)])
-        (routed,) = router.chosen(scores, at, 0.0)
+        judged = await together.judge([_last_user_message(body)])
+        (routed,) = router.chosen(judged, at, 0.0)
         measured.routed([routed.model])
         client, upstream = app.state.client, pool[routed.model]
         if streamed:
@@ -215,18 +213,18 @@ def _error(status: int, message: str, **headers: str) -> Response:
 
 
 class Together:
-    """Scores queries in a thread, those that wait in one call: an encoder takes a batch for little more than one."""
+    """Judges queries in a thread, those that wait in one call: an encoder takes a batch for little more than one."""
 
     def __init__(self, router: LoadedRouter, measured: Measured) -> None:
         self.router, self.measured = router, measured
         self.thread = ThreadPoolExecutor(
             1
         )  # always the same: OpenMP starts a team of its own for every caller
-        self.waiting: asyncio.Queue[tuple[list[str], asyncio.Future[Float32]]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[list[str], asyncio.Future[Judged]]] = asyncio.Queue()
 
-    async def scores(self, queries: list[str]) -> Float32:
-        """The scores [N, K] of one request's queries."""
-        future: asyncio.Future[Float32] = asyncio.get_running_loop().create_future()
+    async def judge(self, queries: list[str]) -> Judged:
+        """What the router says of one request's queries."""
+        future: asyncio.Future[Judged] = asyncio.get_running_loop().create_future()
         self.waiting.put_nowait((queries, future))
         return await future
 
@@ -241,34 +239,32 @@ class Together:
                 for one in group:  # one of them fails: the others must not fail with it
                     await self._answer([one])
 
-    async def _answer(self, group: list[tuple[list[str], asyncio.Future[Float32]]]) -> bool:
-        """Give each request its scores. False where that failed and there are several: no request was answered."""
+    async def _answer(self, group: list[tuple[list[str], asyncio.Future[Judged]]]) -> bool:
+        """Give each request its answer. False where that failed and there are several: no request was answered."""
         queries = [query for some, _ in group for query in some]
         try:
-            scores = await asyncio.get_running_loop().run_in_executor(
-                self.thread, self.router.scores, queries
-            )
+            judged = await asyncio.get_running_loop().run_in_executor(self.thread, self.router.judge, queries)
         except FAILURES as error:
             if len(group) > 1:
                 return False
             _settle(group[0][1], error=error)
             return True
         self.measured.batch.observe(len(queries))
-        parts = np.split(scores, np.cumsum([len(some) for some, _ in group])[:-1])
+        parts = judged.split([len(some) for some, _ in group])
         for (_, future), part in zip(group, parts, strict=True):
             _settle(future, part)
         return True
 
 
 def _settle(
-    future: asyncio.Future[Float32], scores: Float32 | None = None, error: BaseException | None = None
+    future: asyncio.Future[Judged], judged: Judged | None = None, error: BaseException | None = None
 ) -> None:
     if future.done():  # its client went away
         return
     if error is not None:
         future.set_exception(error)
-    elif scores is not None:
-        future.set_result(scores)
+    elif judged is not None:
+        future.set_result(judged)
 
 
 class Measured:
