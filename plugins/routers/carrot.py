@@ -34,7 +34,6 @@ from rph.training.heads import (
     feed_forward,
     layers,
     level,
-    masked_bce,
     masked_mean,
     observed,
 )
@@ -245,22 +244,14 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelCheck(Validation):
-    """Heads are kept by their cross-entropy on val, not by their routing."""
-
-    def accuracy(self, scores: Tensor) -> Tensor:
-        seen = ~torch.isnan(self.Y)
-        if not bool(seen.any()):
-            return torch.full(scores.shape[:-2], torch.nan)
-        return -masked_bce(scores, self.Y.nan_to_num(0.0), seen.float())
-
-
-@dataclass(frozen=True, kw_only=True)
 class CostCheck(Validation):
-    """As `LabelCheck`, by the squared error; Y are standardised log costs. Without any, the first check stands."""
+    """A check measures the squared error; Y are standardised log costs. Without any, the last check stands."""
 
-    def accuracy(self, scores: Tensor) -> Tensor:
-        return -masked_mean((scores - self.Y.nan_to_num(0.0)).square(), (~torch.isnan(self.Y)).float())
+    def accuracy(self, outputs: Tensor) -> Tensor:
+        return -masked_mean((outputs - self.Y.nan_to_num(0.0)).square(), (~torch.isnan(self.Y)).float())
+
+    def loss(self, outputs: Tensor, likelihood: bool) -> Tensor:
+        return -self.accuracy(outputs)
 
 
 class LabelHead(HeadRouter):
@@ -271,16 +262,16 @@ class LabelHead(HeadRouter):
         return forward
 
     def head(self, data: Data, seed: int) -> Head:
-        val = data.validation
         return Head(
             parameters=initial(data, self.variant, level(data.means), chance(seed, "initial")),
             forward=forward,
             loss=bce_loss,
             X=data.X,
             targets=data.labels,
-            val=LabelCheck(X=val.X, Y=val.Y, means=val.means),
+            val=data.validation,
             training=training(self.variant, len(data.X)),
             seed=seed,
+            likelihood=True,
         )
 
 

@@ -99,6 +99,7 @@ class CpRouter(HeadRouter):
             val=data.validation,
             training=Training(dropout=0.1, batch=256 if len(data.X) <= LARGE else 1024),
             seed=seed,
+            likelihood=variant.form == "binary",
         )
 
     def finish(self, data: Data) -> None:

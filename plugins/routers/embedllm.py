@@ -80,6 +80,7 @@ class EmbedLlmRouter(HeadRouter):
                 optimiser="adam",
             ),
             seed=seed,
+            likelihood=True,
         )
 
     def finish(self, data: Data) -> None:

@@ -202,7 +202,6 @@ class EquiRouter(HeadRouter):
                 dropout=variant.dropout,
                 batch=128,
                 epochs=20,
-                rest=300,  # at this learning rate, val accuracy rests for long
                 optimiser="adam",
             ),
             seed=seed,
@@ -210,6 +209,7 @@ class EquiRouter(HeadRouter):
                 "rank_weight": variant.rank_weight,
                 "power": 1.0 if variant.pair_norm == "batch" else 0.0,
             },
+            likelihood=variant.pointwise == "bce",
         )
 
     def read(self, outputs: Tensor) -> Tensor:

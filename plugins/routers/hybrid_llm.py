@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 CELLS = 512  # (query, model) cells of a minibatch
-STEPS = 1000  # at least
 SLACKS = tuple(i / 20 for i in range(20))  # t from 0 to .95: at 1 everything matches
 
 
@@ -81,6 +80,9 @@ class MatchValidation(Validation):
         match = self.match.expand(scores.shape)
         loss = torch.nn.functional.binary_cross_entropy(scores, match, reduction="none")
         return -masked_mean(loss, self.mask)
+
+    def loss(self, outputs: Tensor, likelihood: bool) -> Tensor:
+        return -self.accuracy(outputs)
 
 
 class HybridRouter(HeadRouter):
@@ -126,8 +128,6 @@ class HybridRouter(HeadRouter):
                 dropout=0.05,
                 batch=queries_of(CELLS, K),
                 epochs=30,
-                steps=STEPS,
-                rest=200,
             ),
             seed=seed,
             readout=readout,

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     ]  # X [..., B, d] -> [..., B, n], rows of sum 1
 
 CELLS = 512  # (query, model) cells of a minibatch
-STEPS = 1000  # at least
 HIGHEST = 9  # discrimination
 TEMPERATURE = 0.1  # of the softmax over cosines
 HELD = 1 << 24  # numbers in the hidden layer held at once when not training: 64 MB
@@ -91,11 +90,10 @@ class IrtRouter(HeadRouter):
                 dropout=variant.dropout,
                 batch=queries_of(CELLS, len(observed)),
                 epochs=20,
-                steps=STEPS,
-                rest=500,
                 optimiser="adam",
             ),
             seed=seed,
+            likelihood=True,
         )
 
 

@@ -218,6 +218,7 @@ class MessPlusRouter(HeadRouter):
                 clip=CLIP,
             ),
             seed=seed,
+            likelihood=True,
         )
 
 

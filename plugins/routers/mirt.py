@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rph.training.heads import Draw, Forward, Parameters
 
 CELLS = 512  # (query, model) cells of a minibatch
-STEPS = 1000  # at least
 NEIGHBOURS = 5  # of the warm-up
 SPREAD = 0.1  # deviation of the abilities at the start
 
@@ -88,11 +87,10 @@ class MirtRouter(HeadRouter):
                 weight_decay=variant.weight_decay,
                 batch=queries_of(CELLS, len(observed)),
                 epochs=30,
-                steps=STEPS,
-                rest=500,
                 optimiser="adam",
             ),
             seed=seed,
+            likelihood=True,
         )
 
     def finish(self, data: Data) -> None:

@@ -71,6 +71,7 @@ class MlpRouter(HeadRouter):
                 batch=256 if len(X) <= LARGE else 1024,
             ),
             seed=seed,
+            likelihood=True,
         )
 
 

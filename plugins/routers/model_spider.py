@@ -77,8 +77,8 @@ class Ranking(Validation):
 
     seen: Tensor  # [K] bool: the models with any train label
 
-    def accuracy(self, scores: Tensor) -> Tensor:
-        return super().accuracy(unseen_last(scores, self.seen))
+    def scores(self, outputs: Tensor) -> Tensor:
+        return unseen_last(outputs, self.seen)
 
 
 def unseen_last(scores: Tensor, seen: Tensor) -> Tensor:
@@ -117,7 +117,6 @@ class ModelSpiderRouter(HeadRouter):
                 optimiser="adam",
                 batch=256 if len(X) > FEW else 64,
                 epochs=30,
-                rest=500,  # rankings improve by steps, with long rests between them
             ),
             seed=seed,
         )

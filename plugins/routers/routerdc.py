@@ -73,8 +73,8 @@ class Cosines(Validation):
 
     seen: Tensor  # [K] bool: the models with any train label
 
-    def accuracy(self, outputs: Tensor) -> Tensor:
-        return super().accuracy(cosines(outputs, self.seen))
+    def scores(self, outputs: Tensor) -> Tensor:
+        return cosines(outputs, self.seen)
 
 
 def cosines(outputs: Tensor, seen: Tensor) -> Tensor:
@@ -132,7 +132,6 @@ def training(variant: Config, queries: int) -> Training:
         batch=64 if queries <= LARGE else 256,
         epochs=20,
         steps=variant.steps,
-        rest=variant.steps // 4,
     )
 
 

@@ -166,6 +166,7 @@ class ZooterRouter(HeadRouter):
             training=Training(learning_rate=1e-3, weight_decay=1e-4, dropout=0.1, batch=256, epochs=50),
             seed=seed,
             constants={"bce_weight": variant.bce_weight},
+            likelihood=variant.bce_weight > 0,
         )
 
     def read(self, outputs: Tensor) -> Tensor:

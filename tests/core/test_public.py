@@ -213,6 +213,7 @@ class Head
   seed: int
   constants: Mapping[str, float] = dict()
   readout: Callable[[Tensor], Tensor] = _as_they_are
+  likelihood: bool = False
 class Training
   learning_rate: float = 0.001
   cosine: bool = True
@@ -220,9 +221,10 @@ class Training
   dropout: float = 0.0
   batch: int = 256
   epochs: int = 50
-  steps: int = 0
+  steps: int = 2000
+  apart: int = 20
   patience: int = 10
-  rest: int = 0
+  rest: int = 500
   optimiser: Literal['adamw', 'adam', 'sgd'] = 'adamw'
   momentum: float = 0.0
   clip: float | None = None
@@ -232,7 +234,9 @@ class Validation
   means: Tensor
   pool: Tensor | None = None
   weight: Tensor | None = None
-  def accuracy(self, scores: Tensor) -> Tensor
+  def scores(self, outputs: Tensor) -> Tensor
+  def accuracy(self, outputs: Tensor) -> Tensor
+  def loss(self, outputs: Tensor, likelihood: bool) -> Tensor
 def bce_loss(outputs: Tensor, batch: Batch) -> Tensor
 def chance(seed: int, purpose: str, device: str | torch.device = 'cpu') -> torch.Generator
 def feed_forward(parameters: Parameters, X: Tensor, draw: Draw, name: str = '') -> Tensor

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rph import RphError
 from rph.holes import Mask
 from rph.results import metrics
+from rph.results.probabilities import fit_sigmoid
 from rph.training.heads import (
     Batch,
     Draw,
@@ -24,6 +25,7 @@ from rph.training.heads import (
     feed_forward,
     layers,
     level,
+    likeliest,
     masked_bce,
     masked_mse,
     observed,
@@ -36,19 +38,27 @@ from rph.training.stacks import fit_heads
 
 NAN = float("nan")
 X = torch.arange(10.0)[:, None]  # ten rows that name themselves
+OFTEN = {"steps": 0, "rest": 0, "apart": 1}  # a check every half epoch, and no floor of steps
 
 
 class Script:
-    """Stands for the val split: its accuracies are given, and it keeps what was evaluated."""
+    """Stands for the val split: its accuracies, or (accuracy, loss), are given, and it keeps what was evaluated."""
 
     X, Y = torch.zeros(1, 1), torch.zeros(1, 2)
 
-    def __init__(self, *accuracies):
-        self.accuracies, self.seen = list(accuracies), []
+    def __init__(self, *checks):
+        self.checks, self.seen = [one if isinstance(one, tuple) else (one, 1.0) for one in checks], []
 
     def accuracy(self, outputs):
         self.seen.append(outputs[0].clone())
-        return torch.tensor([self.accuracies[min(len(self.seen), len(self.accuracies)) - 1]])
+        return torch.tensor([self._now[0]])
+
+    def loss(self, outputs, likelihood):
+        return torch.tensor([self._now[1]])
+
+    @property
+    def _now(self):
+        return self.checks[min(len(self.seen), len(self.checks)) - 1]
 
 
 def bias_only(parameters, rows, draw):
@@ -60,7 +70,7 @@ def pull(outputs, batch):
 
 
 def train(val, forward=bias_only, loss=pull, parameters=None, targets=(), seed=0, **training):
-    training = {"batch": 2, "epochs": 4, "cosine": False, **training}
+    training = {**OFTEN, "batch": 2, "epochs": 4, "cosine": False, **training}
     head = Head(
         parameters=parameters or {"bias0": torch.zeros(1, 2)},
         forward=forward,
@@ -262,10 +272,20 @@ def test_checks_come_every_half_epoch(batch, steps_at_checks):
     assert [round(-seen[0, 0].item() / 0.5) for seen in val.seen] == steps_at_checks
 
 
-def test_the_best_check_is_kept_and_an_equal_later_one_does_not_replace_it():
-    val = Script(0.3, 0.5, 0.4, 0.5, 0.2)
+@pytest.mark.parametrize(
+    ("checks", "kept"),
+    [
+        ([0.3, 0.5, 0.4, 0.2], 1),
+        ([0.3, (0.5, 0.9), 0.4, (0.5, 0.8), (0.5, 0.85), 0.2], 3),  # of equal accuracy the lower loss
+        ([0.3, (0.5, 0.8), 0.4, (0.5, 0.8), 0.2], 3),  # both equal: the later
+        ([(0.5, 0.9), (0.5, 0.8), (0.5, 0.7), (0.5, 0.6)], 3),
+        ([(0.5, 0.1), (0.6, 0.9), (0.5, 0.05)], 1),  # a lower loss makes up for no accuracy
+    ],
+)
+def test_the_best_check_is_kept(checks, kept):
+    val = Script(*checks, 0.0)
     best = train(val, learning_rate=0.1)
-    assert torch.equal(best["bias0"].expand(1, 2), val.seen[1])
+    assert torch.equal(best["bias0"].expand(1, 2), val.seen[kept])
     assert not best["bias0"].requires_grad
 
 
@@ -273,13 +293,14 @@ def test_training_stops_after_as_many_checks_without_a_better_one_as_patience_al
     val = Script(0.3, 0.5, 0.5, 0.4, 0.5, 0.9)
     best = train(val, patience=3)
     assert len(val.seen) == 5
-    assert torch.equal(best["bias0"].expand(1, 2), val.seen[1])
+    assert torch.equal(best["bias0"].expand(1, 2), val.seen[4])  # kept as an equal, and no better
 
 
 def test_a_better_check_starts_the_patience_anew():
-    val = Script(0.5, 0.4, 0.6, 0.5, 0.5, 0.9)
-    train(val, patience=2)
-    assert len(val.seen) == 5
+    for better in (0.6, (0.5, 0.9)):
+        val = Script(0.5, 0.4, better, 0.4, 0.4, 0.9)
+        train(val, patience=2)
+        assert len(val.seen) == 5
 
 
 @pytest.mark.parametrize(("batch", "rest", "checks"), [(2, 9, 5), (2, 5, 3), (10, 4, 5), (10, 0, 3)])
@@ -294,6 +315,46 @@ def test_epochs_go_on_until_so_many_steps_are_made(steps, epochs):
     val = Script(*np.arange(99.0))
     train(val, batch=2, epochs=2, steps=steps)  # 5 steps and 2 checks per epoch
     assert len(val.seen) == 2 * epochs
+
+
+@pytest.mark.parametrize(("apart", "steps_at_checks"), [(1, [3, 5, 8, 10]), (4, [5, 10]), (7, [8, 10])])
+def test_checks_are_so_many_steps_apart_and_the_last_step_is_one(apart, steps_at_checks):
+    val = Script(*np.arange(9.0))
+    train(val, epochs=2, learning_rate=0.5, apart=apart)
+    assert [round(-seen[0, 0].item() / 0.5) for seen in val.seen] == steps_at_checks
+
+
+def test_by_default_no_head_stops_before_500_steps():
+    val = Script(0.5, *[0.4] * 999)
+    train(val, batch=10, epochs=50, learning_rate=1.0, steps=2000, rest=500, apart=20)
+    last = -val.seen[-1][0, 0].item()
+    assert last == pytest.approx(520)  # the first check, after 20 steps, was the best
+    assert {"steps": 2000, "rest": 500, "apart": 20}.items() <= vars(Training()).items()
+
+
+@given(
+    scores=st.lists(st.lists(st.floats(-50, 50, width=32), min_size=8, max_size=8), min_size=1, max_size=3),
+    labels=st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8).filter(lambda y: 0 < sum(y) < 8),
+)
+def test_the_map_of_a_check_is_the_harnesss_own(scores, labels):
+    s, y = torch.tensor(scores, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
+    for row, z in zip(s, likeliest(s, y, torch.ones_like(y)), strict=True):
+        a, b = fit_sigmoid(row.numpy(), y.numpy())
+        cross = [float((torch.nn.functional.softplus(one) - y * one).mean()) for one in (z, a * row + b)]
+        assert cross[0] == pytest.approx(cross[1], abs=1e-5)
+
+
+def test_the_loss_of_a_check_is_over_observed_labels_by_weight():
+    Y = torch.tensor([[1.0, NAN], [0.0, 1.0]])
+    val = Validation(
+        X=torch.zeros(2, 1), Y=Y, means=torch.tensor([0.5, 0.5]), weight=torch.tensor([[2.0, 1], [1, 1]])
+    )
+    z = torch.tensor([[[0.0, 9.0], [math.log(3), -math.log(3)]]])  # P .5; .75 and .25, both wrong
+    by_hand = (2 * math.log(2) + 2 * math.log(4)) / 4
+    assert val.loss(z, True).tolist() == pytest.approx([by_hand])
+    # Scores that contradict the labels say nothing: the weighted rate of 3 in 4.
+    rate = -(3 * math.log(0.75) + math.log(0.25)) / 4
+    assert val.loss(z, False).tolist() == pytest.approx([rate], abs=1e-6)
 
 
 def test_a_check_without_an_observed_label_is_not_better():
@@ -328,7 +389,7 @@ def test_weight_decay_spares_biases():
         return 0 * (parameters["weight0"] + parameters["bias0"]).expand(-1, len(rows), 2)
 
     best = train(
-        Script(1.0),
+        Script(1.0, 0.0),
         forward,
         parameters={"weight0": torch.ones(1, 2), "bias0": torch.ones(1, 2)},
         weight_decay=0.1,
@@ -433,7 +494,7 @@ def head(seed=0, width=8, share=0.0, **training):
         X=ROWS,
         targets=(LABELS, MASK, own),
         val=VAL,
-        training=Training(**{"batch": 32, "epochs": 6, "patience": 4, **training}),
+        training=Training(**{**OFTEN, "batch": 32, "epochs": 6, "patience": 4, **training}),
         seed=seed,
         constants={"share": share},
     )
@@ -513,8 +574,11 @@ def test_a_head_that_has_stopped_keeps_its_best_while_others_go_on():
     class Two(Script):
         def accuracy(self, outputs):
             self.seen.append(outputs.clone())
-            both = [0.5, 0.5 + len(self.seen) / 100]
+            both = [0.5 - len(self.seen) / 100, 0.5 + len(self.seen) / 100]
             return torch.tensor(both if len(outputs) == 2 else both[1:])
+
+        def loss(self, outputs, likelihood):
+            return torch.ones(len(outputs))
 
     def made():
         val = Two()
@@ -526,7 +590,7 @@ def test_a_head_that_has_stopped_keeps_its_best_while_others_go_on():
                 X=X,
                 targets=(),
                 val=val,
-                training=Training(batch=10, epochs=9, cosine=False, patience=3, learning_rate=rate),
+                training=Training(**OFTEN, batch=10, epochs=9, cosine=False, patience=3, learning_rate=rate),
                 seed=0,
             )
             for rate in (0.1, 0.2)

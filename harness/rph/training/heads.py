@@ -1,8 +1,9 @@
 """What a neural head on frozen embeddings is made of: a method brings parameters, a forward and a loss; `stacks` trains it.
 
-The data stays on the device, and the loop never waits for it but at the checks. A check is every half epoch; it
-measures val routing accuracy (or what the method validates by), and the parameters of the best check are the
-result. All chance comes from generators made from the seed; the order of the minibatches and the draws of
+The data stays on the device, and the loop never waits for it but at the checks. A check is every half epoch, on small data
+less often; it measures val routing accuracy (or what the method validates by) and, of equals, val cross-entropy: the
+parameters of the best check are the result, of equal ones the last. Patience is counted in steps, so that a head of few
+queries is trained before it stops. All chance comes from generators made from the seed; the order of the minibatches and the draws of
 dropout depend on the seed alone, so variants of one seed see the same batches.
 
 Heads of one shape train as a stack: their parameters lie behind one another along a first axis G, so that each
@@ -40,6 +41,7 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_CERTAIN = 1e-3  # a head starts no closer to certainty than this
+RIDGE, NEWTON, HALVINGS = 1e-9, 30, 30  # of the map of scores that are no logits
 ROWS = 8192  # rows put through a head at once when it does not train
 
 
@@ -53,9 +55,10 @@ class Training:
     dropout: float = 0.0
     batch: int = 256
     epochs: int = 50  # at most ...
-    steps: int = 0  # ... or, where it takes more epochs, so many steps
-    patience: int = 10  # checks without a better val accuracy that end the training ...
-    rest: int = 0  # ... or, where it takes more checks, so many steps
+    steps: int = 2000  # ... or, where it takes more epochs, so many steps
+    apart: int = 20  # steps between two checks, at least: on small data an epoch is a step or two
+    patience: int = 10  # checks without a better one that end the training ...
+    rest: int = 500  # ... once so many steps are without one too
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = 0.0  # of sgd
     clip: float | None = None  # largest norm of a head's whole gradient
@@ -73,7 +76,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a check needs: val queries, their labels and pools, and which model a tie goes to."""
+    """What a check needs: val queries, their labels and pools, and which model a tie goes to.
+
+    A check is better than another by a higher `accuracy`, or by an equal one and a lower `loss`.
+    """
 
     X: Tensor  # [V, d]
     Y: Tensor  # [V, K], NaN = not observed
@@ -86,11 +92,16 @@ class Validation:
         """Whether val has no label at all."""
         return bool(self.Y.isnan().all())
 
-    def accuracy(self, scores: Tensor) -> Tensor:
-        """scores [..., V, K] -> [...]: mean label of the routed models, as variants are chosen (rph.holes.lower).
+    def scores(self, outputs: Tensor) -> Tensor:
+        """What the head gives on val [..., V, ...] -> the scores [..., V, K] that it is routed by."""
+        return outputs
+
+    def accuracy(self, outputs: Tensor) -> Tensor:
+        """outputs [..., V, ...] -> [...]: mean label of the routed models, as variants are chosen (rph.holes.lower).
 
         NaN where val has no label at all.
         """
+        scores = self.scores(outputs)
         if self._unlabelled:
             return self.Y.new_full(scores.shape[:-2], torch.nan)
         chosen = route(scores, self.means, self.pool)[..., None]
@@ -101,6 +112,19 @@ class Validation:
         accuracy: Tensor = lower(labels, weight)
         return accuracy
 
+    def loss(self, outputs: Tensor, likelihood: bool) -> Tensor:
+        """outputs [G, V, ...] -> [G] float64: cross-entropy of the observed labels, each with its weight.
+
+        With `likelihood` scores are logits of P(correct); else each head's pass through the one rising sigmoid that
+        makes these very labels most likely: what they could say of P(correct).
+        """
+        scores = self.scores(outputs)
+        seen = ~self.Y.isnan()
+        s, y = scores[:, seen].double(), self.Y[seen].double()
+        w = torch.ones_like(y) if self.weight is None else self.weight[seen].double()
+        z = s if likelihood else likeliest(s, y, w)
+        return ((torch.nn.functional.softplus(z) - y * z) * w).sum(dim=-1) / w.sum()
+
 
 def _as_they_are(outputs: Tensor) -> Tensor:
     return outputs
@@ -110,7 +134,8 @@ def _as_they_are(outputs: Tensor) -> Tensor:
 class Head:
     """One head to be trained: all that a method brings. Tensors are on one device, to which parameters are moved; they are used up.
 
-    `val` measures `readout(outputs)`, which is where outputs [..., V, O] are not scores [..., V, K] already.
+    `val` measures `readout(outputs)`, which is where outputs [..., V, O] are not scores [..., V, K] already; with
+    `likelihood` they are logits of P(correct), which the loss makes likely.
     """
 
     parameters: Parameters
@@ -123,6 +148,49 @@ class Head:
     seed: int
     constants: Mapping[str, float] = field(default_factory=dict)
     readout: Callable[[Tensor], Tensor] = _as_they_are
+    likelihood: bool = False
+
+
+def likeliest(s: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """Scores s [G, n], labels y and weights w [n], all float64 -> the logits a s + b [G, n], a >= 0, of least cross-entropy.
+
+    As rph.results.probabilities.fit_sigmoid, for the heads of a stack at once: Newton's method on standardised scores,
+    each head's step halved until it descends.
+    """
+    w = w / w.sum()
+    middle = (s * w).sum(dim=-1, keepdim=True)
+    spread = ((s - middle).square() * w).sum(dim=-1, keepdim=True).sqrt()
+    x = torch.where(spread > 1e-9 * s.abs().amax(dim=-1, keepdim=True), (s - middle) / spread, 0)
+    a, b = torch.zeros_like(middle), torch.zeros_like(middle) + torch.logit((y * w).sum(), eps=1e-7)
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        z = a * x + b
+        cross = ((torch.nn.functional.softplus(z) - y * z) * w).sum(dim=-1, keepdim=True)
+        return cross + RIDGE / 2 * (a.square() + b.square())
+
+    found = loss(a, b)
+    for _ in range(NEWTON):
+        p = torch.sigmoid(a * x + b)
+        off, curve = (p - y) * w, p * (1 - p) * w
+        g_a, g_b = (off * x).sum(dim=-1, keepdim=True) + RIDGE * a, off.sum(dim=-1, keepdim=True) + RIDGE * b
+        aa = (curve * x * x).sum(dim=-1, keepdim=True) + RIDGE
+        ab = (curve * x).sum(dim=-1, keepdim=True)
+        bb = curve.sum(dim=-1, keepdim=True) + RIDGE
+        det = aa * bb - ab * ab
+        step_a, step_b = (bb * g_a - ab * g_b) / det, (aa * g_b - ab * g_a) / det
+        size = torch.ones_like(a)
+        for _ in range(HALVINGS):
+            trial = loss(a - size * step_a, b - size * step_b)
+            worse = trial > found
+            if not bool(worse.any()):
+                break
+            size = torch.where(worse, size / 2, size)
+        a, b = a - size * step_a, b - size * step_b
+        gained, found = found - trial, trial
+        if bool((gained.abs() < 1e-12).all()):
+            break
+    level = torch.logit((y * w).sum(), eps=1e-7)  # the loss is convex: no rising map is better than none
+    return torch.where(a > 0, a * x + b, level)
 
 
 def route(scores: Tensor, means: Tensor, pool: Tensor | None = None) -> Tensor:

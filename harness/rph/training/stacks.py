@@ -49,7 +49,7 @@ def _stacks(heads: Sequence[Head]) -> Iterator[list[int]]:
         shapes = tuple((name, value.shape) for name, value in head.parameters.items())
         schedule = replace(head.training, learning_rate=0.0, weight_decay=0.0, dropout=0.0)
         data = (head.X.data_ptr(), head.X.shape, head.val.X.data_ptr(), tuple(t.shape for t in head.targets))
-        how = (head.forward, head.loss, head.readout, type(head.val), tuple(head.constants))
+        how = (head.forward, head.loss, head.readout, head.likelihood, type(head.val), tuple(head.constants))
         key = (how, shapes, schedule, data)
         together.setdefault(key, []).append(i)
     for stack in together.values():
@@ -64,12 +64,13 @@ def _fit_stack(heads: Sequence[Head]) -> list[Parameters]:
     steps = math.ceil(size / training.batch)  # per epoch
     checks = {math.ceil(steps / 2), steps}
     total = steps * max(training.epochs, math.ceil(training.steps / steps))
-    patience = max(training.patience, math.ceil(training.rest * len(checks) / steps))
     seeds = sorted({head.seed for head in heads})
     shuffles = [chance(seed, "order") for seed in seeds]
     stack = _Stack(heads, [chance(seed, "dropout", device) for seed in seeds], seeds)
     kept: list[Parameters] = [{} for _ in heads]
-    best, stale = [-math.inf] * len(heads), [0] * len(heads)
+    best = [(-math.inf, 0.0)] * len(heads)  # accuracy and minus the loss of what is kept
+    better, stale = [0] * len(heads), [0] * len(heads)  # the step of the last better check, and checks since
+    checked = 0  # the step of the last check
 
     for step in range(total):
         done = step % steps  # of this epoch
@@ -78,14 +79,22 @@ def _fit_stack(heads: Sequence[Head]) -> list[Parameters]:
         slowed = (1 + math.cos(math.pi * step / total)) / 2 if training.cosine else 1.0
         stack.learn(orders[:, done * training.batch : (done + 1) * training.batch], slowed)
 
-        if done + 1 in checks:
-            for place, accuracy in stack.check(step + 1).items():
-                if accuracy > best[place]:  # never true of NaN
-                    best[place], stale[place] = accuracy, 0
-                    kept[place] = stack.parameters_of(place)
-                else:
-                    stale[place] += 1
-            going_on = [place for place in stack.alive if stale[place] < patience]
+        taken = step + 1
+        if (done + 1 in checks and taken - checked >= training.apart) or taken == total:
+            checked = taken
+            found_of = stack.check(taken, best)
+            for place in stack.alive:
+                stale[place] += 1
+                if (found := found_of.get(place)) is None or found < best[place]:
+                    continue
+                kept[place] = stack.parameters_of(place)
+                if found > best[place]:
+                    best[place], better[place], stale[place] = found, taken, 0
+            going_on = [
+                place
+                for place in stack.alive
+                if stale[place] < training.patience or taken - better[place] < training.rest
+            ]
             if not going_on:
                 break
             if len(going_on) < len(stack.alive):
@@ -242,8 +251,8 @@ class _Stack:
             for part in self.parts:
                 part.step(first.training, self.steps, slowed)
 
-    def check(self, step: int) -> dict[int, float]:
-        """Place -> val accuracy of each head."""
+    def check(self, step: int, best: Sequence[tuple[float, float]]) -> dict[int, tuple[float, float]]:
+        """Place -> val accuracy and minus val loss, of those heads whose accuracy is not below that of the best check."""
         first = self.heads[0]
         outputs = outputs_of(first.forward, self.parameters, first.val.X)  # [G, V, O]
         if not bool(torch.isfinite(outputs).all()):
@@ -252,7 +261,17 @@ class _Stack:
                 why="the head's outputs on the val queries are not finite",
                 fix="check the embeddings for extreme values, or lower the learning rate",
             )
-        return dict(zip(self.alive, first.val.accuracy(first.readout(outputs)).tolist(), strict=True))
+        read = first.readout(outputs)
+        accuracies = first.val.accuracy(read).tolist()
+        near = [
+            i
+            for i, (place, accuracy) in enumerate(zip(self.alive, accuracies, strict=True))
+            if accuracy >= best[place][0]  # never true of NaN
+        ]
+        if not near:
+            return {}
+        losses = first.val.loss(read[near], first.likelihood).tolist()
+        return {self.alive[i]: (accuracies[i], -loss) for i, loss in zip(near, losses, strict=True)}
 
     def parameters_of(self, place: int) -> Parameters:
         row = self.alive.index(place)
