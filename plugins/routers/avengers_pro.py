@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, UsageError, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, UsageError, VariantCard, hookimpl
 from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
 from rph.training.clusters import Clustering, ClusterRouter, cluster_means, clustered
@@ -136,6 +136,12 @@ def _costs(known: Labelled) -> Float32:
     return known.C
 
 
+def describe(variant: Config) -> VariantCard:
+    return VariantCard(
+        original=True, why="the paper's sum" if variant.scoring == "scores" else "the released code's ranks"
+    )
+
+
 CARD = RouterCard(
     name="avengers-pro",
     title="Min-max normalised accuracies, summed over the query's nearest k-means clusters",
@@ -167,4 +173,10 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=AvengersProRouter, fit_many=clustered(AvengersProRouter))
+    return RouterSpec(
+        card=CARD,
+        grid=GRID,
+        router=AvengersProRouter,
+        fit_many=clustered(AvengersProRouter),
+        describe=describe,
+    )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, VariantCard, hookimpl
 from rph.arrays import model_means, observed_means, to_device
 from rph.lazy import np, torch
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -478,6 +478,21 @@ def _fit(
             router.cost_head = head
 
 
+def describe(variant: Config) -> VariantCard:
+    knn = variant.estimator == "knn"
+    own = not knn or (variant.k == "cv" and variant.weights == "uniform")
+    why = (
+        (
+            "k by R^2 within train, the authors' rule, and so always one of the fixed k"
+            if knn
+            else "a trained network"
+        )
+        if (own)
+        else "k or the weights are set by hand"
+    )
+    return VariantCard(original=own, why=why, deterministic=knn)
+
+
 CARD = RouterCard(
     name="carrot",
     title="Label and cost of each model estimated apart, by neighbours or by a network",
@@ -505,4 +520,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=CarrotRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=CarrotRouter, fit_many=fit_many, describe=describe)

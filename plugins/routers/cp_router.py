@@ -28,14 +28,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.arrays import model_means
-from rph.lazy import torch
+from rph.lazy import np, torch
 from rph.training.headrouter import Data, HeadRouter, stacked
-from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, layers, level
+from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, held_out, layers, level
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
 
     from rph.api import Float32
     from rph.training.heads import Batch, Forward, Parameters
@@ -54,12 +56,12 @@ SLACK = 1e-6  # added to q, so that rounding of f puts no query at q outside its
 class Config:
     form: Literal["set", "binary"] = "set"
     alpha: float | Literal["fbe"] = 0.1  # the share of sets that may miss
-    tau: int | Literal["half"] = 2  # set: largest set that is trusted; half of the pool, rounded up
+    tau: int | Literal["half"] = "half"  # set: largest set that is trusted; half of the pool, rounded up
     hidden: tuple[int, ...] = (256,)  # widths; () is a linear head
 
 
 BASE = Config()
-TAUS: tuple[int | Literal["half"], ...] = (1, 2, "half")
+TAUS: tuple[int | Literal["half"], ...] = (2, 3, "half")
 GRID = (
     BASE,
     *(
@@ -76,6 +78,11 @@ GRID = (
 
 class CpRouter(HeadRouter):
     @staticmethod
+    def calibration_rows(n: int, seed: int) -> NDArray[np.int64]:
+        """Places among n labelled training queries of those that calibrate, and train no parameter."""
+        return held_out(n, CALIBRATION, seed).nonzero()[:, 0].numpy()
+
+    @staticmethod
     def forward(variant: Config) -> Forward:
         return feed_forward
 
@@ -85,11 +92,10 @@ class CpRouter(HeadRouter):
 
     def head(self, data: Data, seed: int) -> Head:
         variant: Config = self.variant
-        held = calibration_rows(len(data.X), seed)
+        held = held_out(len(data.X), CALIBRATION, seed)
         Y, M = data.labels
         means = model_means(data.train.Y[~held.numpy()])
         parameters = initial(data.X.shape[1], means, variant, chance(seed, "initial"))
-        self.buffers["seed"] = torch.tensor(seed)  # says to `finish` which rows were held out
         return Head(
             parameters=parameters,
             forward=self.forward(variant),
@@ -105,7 +111,7 @@ class CpRouter(HeadRouter):
     def finish(self, data: Data) -> None:
         """Calibrate: find q, and alpha where FBE chooses it."""
         variant: Config = self.variant
-        held = calibration_rows(len(data.X), int(self.buffers["seed"])).to(data.device)
+        held = held_out(len(data.X), CALIBRATION, self.seed).to(data.device)
         f = self._f(self.outputs(data.X[held]))
         Y, seen = (part[held] for part in data.labels)
         misses, scores = nonconformity(f, Y >= CORRECT, seen > 0, variant.form)
@@ -125,13 +131,6 @@ class CpRouter(HeadRouter):
 
 
 # --- the head ---------------------------------------------------------------------------------------
-
-
-def calibration_rows(N: int, seed: int) -> Tensor:
-    """Which of N training queries [N] are held out for calibration."""
-    held = torch.zeros(N, dtype=torch.bool)
-    held[torch.randperm(N, generator=chance(seed, "calibration"))[: int(CALIBRATION * N)]] = True
-    return held
 
 
 def initial(inputs: int, means: Float32, variant: Config, generator: torch.Generator) -> Parameters:
@@ -222,6 +221,18 @@ def trust(f: Tensor, threshold: Tensor, variant: Config) -> Tensor:
     return (size >= 1) & (size <= largest)
 
 
+def describe(variant: Config) -> VariantCard:
+    wide = "where most sets are too large to be trusted, the best model of train gets the queries"
+    return VariantCard(
+        original=False,
+        why="conformal sets of models; the paper's are of a cheap model's answer options",
+        calibrated=variant.form == "binary",
+        one_model=""
+        if variant.form == "set" and variant.tau == "half" and variant.alpha == Config.alpha
+        else wide,
+    )
+
+
 CARD = RouterCard(
     name="cp-router",
     title="A head's scores where its conformal prediction sets are small, else the best single model",
@@ -249,4 +260,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=CpRouter, fit_many=stacked(CpRouter))
+    return RouterSpec(card=CARD, grid=GRID, router=CpRouter, fit_many=stacked(CpRouter), describe=describe)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, RphError, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, RphError, Trial, VariantCard, hookimpl
 from rph.arrays import to_device
 from rph.lazy import np, torch
 from rph.training.neighbours import nearest, nearest_others
@@ -49,10 +49,12 @@ class Config:
 GRID = (
     Config(100, 16.0, "all-opponents", 0.5),
     *(Config(20, step, "all-opponents", 0.5) for step in (32.0, 16.0)),
-    *(Config(50, step, "all-opponents", p) for step, p in ((8.0, 0.0), (16.0, 0.5), (32.0, 0.5))),
-    *(Config(100, step, "all-opponents", p) for step, p in ((4.0, 0.0), (8.0, 0.0), (32.0, 0.5))),
-    *(Config(200, step, "all-opponents", p) for step, p in ((4.0, 0.0), (8.0, 0.0), (8.0, 0.5), (16.0, 0.5))),
-    Config(400, 4.0, "all-opponents", 0.0),
+    *(Config(50, step, "all-opponents", p) for step, p in ((8.0, 0.0), (16.0, 0.5))),
+    *(Config(100, step, "all-opponents", 0.0) for step in (4.0, 8.0)),
+    *(Config(200, step, "all-opponents", p) for step, p in ((4.0, 0.0), (8.0, 0.5))),
+    # A neighbour keeps about 1 - .0029 Kf of what the one before it moved: small steps remember many.
+    *(Config(n, step, "all-opponents", 0.0) for n, step in ((400, 2.0), (400, 1.0), (512, 1.0))),
+    *(Config(n, 0.5, "all-opponents", 0.0) for n in (512, 1000)),
     Config(20, 32.0, "one", 0.5),  # the paper's
 )
 
@@ -259,6 +261,16 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return EloGroup(known.unit, known.Y, ratings, [trial.variant for trial in trials], device)
 
 
+def describe(variant: Config) -> VariantCard:
+    own = variant.pairs == "one"
+    return VariantCard(
+        original=own,
+        why="one comparison per neighbour, in expectation"
+        if own
+        else "all m - 1 comparisons of each neighbour",
+    )
+
+
 CARD = RouterCard(
     name="elo",
     title="global Elo ratings, refined by the outcomes on the nearest training queries (Eagle)",
@@ -287,4 +299,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=EloRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=EloRouter, fit_many=fit_many, describe=describe)

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import product as combinations
 from typing import TYPE_CHECKING
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
-from rph.training.heads import Head, Training, bce_loss, chance, level, product
+from rph.training.heads import Head, Training, bce_loss, chance, level, product, queries_of
 
 if TYPE_CHECKING:
     from rph.training.heads import Draw, Forward, Parameters
@@ -33,26 +32,24 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     size: int = 232  # r, of a model's vector
-    noise: float = 0.05  # alpha, in units of the root mean square of the embeddings' coordinates
-    absolute: bool = False  # alpha in units of the embedding itself, as in the original
+    noise: float = 0.05  # alpha
+    absolute: bool = (
+        True  # alpha in units of the embedding itself, as in the original; else of its coordinates' RMS
+    )
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5  # an L2 penalty
     projection: bool = False  # the query passes a layer of r ReLUs before W
 
 
 BASE = Config()
+CELLS = 2048  # (model, query) pairs of a minibatch, as in the original
 GRID = (
-    BASE,
-    *(
-        variant
-        for variant in (
-            Config(size, noise) for size, noise in combinations((16, 64, 232, 512), (0.0, 0.05, 0.2))
-        )
-        if variant != BASE
-    ),
-    Config(232, 0.05, absolute=True, learning_rate=1e-4),  # the paper's
+    *(replace(BASE, learning_rate=rate) for rate in (1e-3, 3e-3, 1e-4)),  # the last is the paper's
+    *(replace(BASE, size=size, learning_rate=rate) for size in (16, 64, 512) for rate in (1e-3, 3e-3)),
+    *(replace(BASE, size=size, absolute=False) for size in (64, 232)),
+    replace(BASE, noise=0.0),
     replace(BASE, weight_decay=1e-4),
-    replace(BASE, projection=True),
+    *(replace(BASE, projection=True, learning_rate=rate) for rate in (1e-3, 3e-3)),
 )
 
 
@@ -75,7 +72,7 @@ class EmbedLlmRouter(HeadRouter):
                 learning_rate=variant.learning_rate,
                 cosine=False,
                 weight_decay=variant.weight_decay,
-                batch=512,
+                batch=queries_of(CELLS, len(data.means)),
                 epochs=50,
                 optimiser="adam",
             ),
@@ -158,6 +155,20 @@ def _meet(parameters: Parameters, q: Tensor) -> Tensor:
     return q @ vectors.mT + (shift[..., 1:] - shift[..., :1])
 
 
+def describe(variant: Config) -> VariantCard:
+    own = variant.absolute and not variant.projection
+    return VariantCard(
+        original=own,
+        why="one bilinear form, the original's noise"
+        if own
+        else (
+            "a hidden layer before the projection"
+            if variant.projection
+            else "noise in units of the embeddings' scale"
+        ),
+    )
+
+
 CARD = RouterCard(
     name="embedllm",
     title="A vector per model, multiplied with the projected query, predicts correctness",
@@ -169,15 +180,15 @@ CARD = RouterCard(
     calibrated=True,
     fidelity=(
         "Noise is drawn per query and step, not per (model, query) pair.",
-        "Noise is measured in the root mean square of the embeddings' coordinates; one variant has the original's scale.",
+        "In two variants noise is measured in the root mean square of the embeddings' coordinates.",
         "Noise is off at prediction, as the paper has it; one published evaluator leaves it on.",
-        "Batches are 512 shuffled queries with all their observed models, not 2,048 pairs in file order.",
-        "The learning rate is 1e-3 but in one variant, which has the original's 1e-4.",
+        "Batches are shuffled queries with all their observed models, about 2,048 pairs (16 to 512 queries), not pairs in file order.",
+        "The learning rate is 1e-3 or 3e-3 but in one variant, which has the original's 1e-4.",
         "The checkpoint of the best val routing accuracy is kept, at half epochs, not that of the 50th epoch.",
         "The classifier's bias starts at the odds of the pool's mean label, not at random.",
         "A model never observed scores the pool's mean.",
         "Queries are embedded by the encoder of the cell, scaled to length 1, not by all-mpnet-base-v2.",
-        "The hidden layer before the projection (one variant) is ours.",
+        "The hidden layer before the projection (two variants) is ours.",
     ),
     expected_failures=(
         (
@@ -190,4 +201,6 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=EmbedLlmRouter, fit_many=stacked(EmbedLlmRouter))
+    return RouterSpec(
+        card=CARD, grid=GRID, router=EmbedLlmRouter, fit_many=stacked(EmbedLlmRouter), describe=describe
+    )

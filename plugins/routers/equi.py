@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.arrays import to_device
 from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -202,6 +202,7 @@ class EquiRouter(HeadRouter):
                 dropout=variant.dropout,
                 batch=128,
                 epochs=20,
+                steps=500,  # a step costs as much as fifty of mlp's
                 optimiser="adam",
             ),
             seed=seed,
@@ -219,6 +220,19 @@ class EquiRouter(HeadRouter):
         # A sum over all columns, so that its order does not depend on how many rows there are.
         mean = s.masked_fill(unseen, 0).sum(dim=-1, keepdim=True) / (~unseen).sum()
         return torch.where(unseen, mean, s)
+
+
+def describe(variant: Config) -> VariantCard:
+    own = variant.pointwise == "mse" and variant.pair_norm == "batch" and not variant.tie_by_cost
+    theirs = variant.tie_by_cost and variant.pointwise == "mse"
+    why = (
+        "the loss of the authors' code"
+        if own
+        else "the loss of the paper's Eq. 8"
+        if theirs
+        else ("the pointwise loss or the mean over pairs is ours")
+    )
+    return VariantCard(original=own or theirs, why=why, calibrated=variant.pointwise == "bce")
 
 
 CARD = RouterCard(
@@ -248,4 +262,6 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=EquiRouter, fit_many=stacked(EquiRouter))
+    return RouterSpec(
+        card=CARD, grid=GRID, router=EquiRouter, fit_many=stacked(EquiRouter), describe=describe
+    )

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.lazy import torch
 from rph.training.clusters import kmeans
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -207,6 +207,14 @@ def _forward(relevance: Relevance) -> Forward:
 FORWARDS = {"soft": _forward(soft), "onehot": _forward(onehot), "learn": _forward(learn)}
 
 
+def describe(variant: Config) -> VariantCard:
+    own = variant.relevance == "soft" and not variant.standardise
+    return VariantCard(
+        original=own,
+        why="relevance by a softmax" if own else "the relevance or the inputs' scale is ours",
+    )
+
+
 CARD = RouterCard(
     name="irt-router",
     title="Neural item response theory: relevance, difficulty and proficiency through a monotone network",
@@ -237,4 +245,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=IrtRouter, fit_many=stacked(IrtRouter))
+    return RouterSpec(card=CARD, grid=GRID, router=IrtRouter, fit_many=stacked(IrtRouter), describe=describe)

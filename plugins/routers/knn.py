@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, VariantCard, hookimpl
 from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
 from rph.training.neighbours import nearest, nearest_others
@@ -34,7 +34,7 @@ class Config:
 
 
 GRID = (
-    *(Config(k) for k in (100, 10, 20, 40, 80, 131, 160, 200, 256, 320, 400, 512)),
+    *(Config(k) for k in (100, 10, 20, 40, 80, 131, 200, 256, 320, 400, 512, 1000)),
     *(Config(k, "softmax") for k in (100, 200, 400)),
 )
 
@@ -149,6 +149,14 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return KnnGroup(known.unit, known.Y, [trial.variant for trial in trials], device)
 
 
+def describe(variant: Config) -> VariantCard:
+    """The mean label of the nearest queries is RouterBench's router; weights by distance are ours."""
+    own = variant.weights == "uniform"
+    return VariantCard(
+        original=own, why="uniform weights, as RouterBench has" if own else "neighbours weigh by their cosine"
+    )
+
+
 CARD = RouterCard(
     name="knn",
     title="mean label of the k nearest training queries (also Li, arXiv:2505.12601)",
@@ -175,4 +183,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=KnnRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=KnnRouter, fit_many=fit_many, describe=describe)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, VariantCard, hookimpl
 from rph.arrays import model_means, to_device
 from rph.lazy import np, torch
 from rph.training.heads import chance
@@ -320,6 +320,15 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return LinUcbGroup(routers)
 
 
+def describe(variant: Config) -> VariantCard:
+    bandit = variant.feedback == "bandit"
+    return VariantCard(
+        original=bandit,
+        why="the bandit's own play" if bandit else "ridge regression on all labels, without the bandit",
+        deterministic=not bandit,
+    )
+
+
 CARD = RouterCard(
     name="linucb",
     title="ridge regression per model, from all labels or as an upper-confidence bandit (LinUCB)",
@@ -347,4 +356,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=LinUcbRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=LinUcbRouter, fit_many=fit_many, describe=describe)

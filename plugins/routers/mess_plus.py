@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import product as combinations
 from typing import TYPE_CHECKING, Literal
 
-from rph import Labelled, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, RouterCard, RouterSpec, Trial, VariantCard, hookimpl
 from rph.arrays import model_means
 from rph.lazy import np, torch
 from rph.machine import one_thread
@@ -236,6 +236,18 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return HeadGroup(routers)
 
 
+def describe(variant: Config) -> VariantCard:
+    if variant.exploration:
+        return VariantCard(
+            original=True,
+            why="learns online, from explored queries alone",
+            one_model="one pass over few explored queries teaches little beside each model's level",
+        )
+    own = variant.optimiser == "sgd" and variant.hidden == 0
+    why = "the authors' network and optimiser, offline" if own else "the width or the optimiser is ours"
+    return VariantCard(original=own, why=why)
+
+
 CARD = RouterCard(
     name="mess-plus",
     title="Layer-normed network trained by SGD with momentum, as MESS+ predicts satisfaction",
@@ -275,4 +287,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=MessPlusRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=MessPlusRouter, fit_many=fit_many, describe=describe)

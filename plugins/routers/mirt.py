@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rph import Queries, RouterCard, RouterSpec, hookimpl
+from rph import Queries, RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.arrays import to_device, unit_rows
 from rph.lazy import np, torch
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -150,6 +150,13 @@ def warmed_up(queries: Queries, memory: torch.Tensor, omega: float, device: str)
     return Queries(X=X, texts=queries.texts)
 
 
+def describe(variant: Config) -> VariantCard:
+    own = not variant.bias and variant.weight_decay == 0
+    return VariantCard(
+        original=own, why="softplus(W_a e) . theta - w_b . e" if own else "constants or a penalty are ours"
+    )
+
+
 CARD = RouterCard(
     name="mirt",
     title="Item response theory: the query's discrimination times each model's latent abilities",
@@ -178,4 +185,6 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=MirtRouter, fit_many=stacked(MirtRouter))
+    return RouterSpec(
+        card=CARD, grid=GRID, router=MirtRouter, fit_many=stacked(MirtRouter), describe=describe
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
 from rph.training.heads import Head, Training, bce_loss, chance, feed_forward, layers, level, mse_loss
@@ -38,7 +38,7 @@ BASE = Config()
 GRID = (
     *(
         replace(BASE, hidden=h)
-        for h in ((100, 100), (256,), (512, 256), (), (100,), (512,), (256, 128), (1024, 512))
+        for h in ((100, 100), (256,), (512, 256), (), (100,), (512,), (100, 100, 100), (1024, 512))
     ),
     *(replace(BASE, hidden=h, learning_rate=3e-4) for h in ((256,), (512, 256))),
     *(replace(BASE, hidden=h, dropout=0.3, weight_decay=1e-2) for h in ((100, 100), (512, 256))),
@@ -115,6 +115,13 @@ def forward_per_model(parameters: Parameters, X: torch.Tensor, draw: Draw) -> to
     return hidden[..., 0].mT
 
 
+def describe(variant: Config) -> VariantCard:
+    """RouterBench's is one network per model; what is shared by all variants the card's fidelity says."""
+    own = variant.per_model and not variant.standardise
+    why = "a network per model" if own else "one network for all models"
+    return VariantCard(original=own, why=why)
+
+
 CARD = RouterCard(
     name="mlp",
     title="Feed-forward network on the embedding, one output per model",
@@ -134,11 +141,11 @@ CARD = RouterCard(
         "Batches of 256 or 1024, not of 200; queries are scaled to length 1.",
         "In the variant with one network per model, all networks are checked and stopped together.",
         "Output weights start at 0 and output biases at the logit of each model's level on train.",
-        "Widths beyond (100) and (100, 100), the linear head and standardised inputs are ours.",
+        "Widths beyond (100), (100, 100) and (100, 100, 100), the linear head and standardised inputs are ours.",
     ),
 )
 
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=MlpRouter, fit_many=stacked(MlpRouter))
+    return RouterSpec(card=CARD, grid=GRID, router=MlpRouter, fit_many=stacked(MlpRouter), describe=describe)

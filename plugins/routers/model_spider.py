@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
-from rph import Queries, RouterCard, RouterSpec, hookimpl
+from rph import Queries, RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.arrays import to_device
 from rph.lazy import torch
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -295,6 +295,16 @@ def neighbours(unit: Float32, train: Tensor, k: int, device: str) -> Tensor:
     return torch.cat([empty, *found])
 
 
+def describe(variant: Config) -> VariantCard:
+    own = variant.loss == "tie-pl" and variant.tokens == 1 and variant.heads == 1
+    return VariantCard(
+        original=own,
+        why="one head of attention and the Plackett-Luce loss"
+        if own
+        else "the loss, tokens or heads are a choice of ours",
+    )
+
+
 CARD = RouterCard(
     name="model-spider",
     title="Attention between a model's token and the query's, trained to rank the models",
@@ -325,4 +335,6 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=ModelSpiderRouter, fit_many=stacked(ModelSpiderRouter))
+    return RouterSpec(
+        card=CARD, grid=GRID, router=ModelSpiderRouter, fit_many=stacked(ModelSpiderRouter), describe=describe
+    )

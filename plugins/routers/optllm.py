@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, VariantCard, hookimpl
 from rph.arrays import level, model_means
 from rph.lazy import np, torch
 from rph.training.heads import chance
@@ -175,21 +175,23 @@ class Boosters:
             yield p
 
 
-def _learn(train: Part, val: Part, val_X: Float32, prior: Float32, variant: Config, seed: int) -> Boosters:
+def _learn(train: Part, val: Part, train_X: Float32, prior: Float32, variant: Config, seed: int) -> Boosters:
     varied = np.flatnonzero(_varies(train))
     groups = varied.reshape(-1, max(1, len(varied)) if variant.trees == "joint" else 1)
     state = int(torch.randint(2**30, (), generator=chance(seed, "boosting")))
     start = level(np.where(train.seen > 0, train.Y, np.nan))
+    draws = list(_resamples(len(train.Y), variant.resamples, seed))
     raw = [
         boost(train, val, models, train.seen * counts[:, None], start, variant, state + b)
-        for b, counts in enumerate(_resamples(len(train.Y), variant.resamples, seed))
+        for b, counts in enumerate(draws)
         for models in groups
     ]
     equal = np.full((variant.resamples, len(prior)), 1 / variant.resamples, np.float32)
     found = Boosters(raw, [_loaded(booster) for booster in raw], groups, equal, prior)
     if variant.resamples == 1:
         return found
-    return replace(found, weights=resample_weights(list(found.probabilities(val_X)), val.Y, val.seen))
+    left_out = [train.seen * (counts == 0)[:, None] for counts in draws]
+    return replace(found, weights=resample_weights(list(found.probabilities(train_X)), train.Y, left_out))
 
 
 def _varies(part: Part) -> NDArray[np.bool_]:
@@ -210,14 +212,21 @@ def _resamples(N: int, resamples: int, seed: int) -> Iterator[Float32]:
             yield np.bincount(drawn, minlength=N).astype(np.float32)
 
 
-def resample_weights(p: Sequence[Float32], Y: Float32, seen: Float32) -> Float32:
-    """Each resample's share in the accuracies of p > 1/2 on val labels, [B, K]; equal shares without any hit.
+def resample_weights(p: Sequence[Float32], Y: Float32, left_out: Sequence[Float32]) -> Float32:
+    """Each resample's share in the accuracies of p > 1/2 on the labels it left out, [B, K]; equal shares without any hit.
 
-    p: [V, K] per resample. Y [V, K] labels, any number where seen [V, K] is 0.
+    p [N, K] and left_out [N, K], 1 where the label was observed and not drawn, per resample; Y [N, K] train labels,
+    any number where not observed.
     """
-    hits = np.stack([(seen * (1 - np.abs((q > 0.5) - Y))).sum(axis=0, dtype=np.float64) for q in p])
-    total = hits.sum(axis=0)
-    shares: Float32 = np.where(total > 0, hits / np.where(total > 0, total, 1), 1 / len(p)).astype(np.float32)
+    accuracies = np.stack(
+        [
+            (out * (1 - np.abs((q > 0.5) - Y))).sum(axis=0, dtype=np.float64) / out.sum(axis=0).clip(min=1)
+            for q, out in zip(p, left_out, strict=True)
+        ]
+    )
+    total = accuracies.sum(axis=0)
+    even = np.full_like(accuracies, 1 / len(p))
+    shares: Float32 = np.divide(accuracies, total, out=even, where=total > 0).astype(np.float32)
     return shares
 
 
@@ -279,11 +288,16 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     for trial in trials:
         key = replace(trial.variant, alpha=0.0), trial.seed
         if key not in learned:
-            learned[key] = _learn(*parts, val.X, prior, *key)
+            learned[key] = _learn(*parts, known.X, prior, *key)
         router = OptLlmRouter()
         router.boosters, router.alpha = learned[key], trial.variant.alpha
         routers.append(router)
     return OptLlmGroup(routers)
+
+
+def describe(variant: Config) -> VariantCard:
+    own = variant.trees == "per-model"
+    return VariantCard(original=own, why="a booster per model" if own else "trees that all models share")
 
 
 CARD = RouterCard(
@@ -302,7 +316,7 @@ CARD = RouterCard(
         "Trees have depth 2 to 6 and boosting stops early on val logloss; the official 1000 trees of depth 100 overfit.",
         "Without a val label of a model, its booster keeps all rounds.",
         "5 bootstrap resamples in two variants and none in the others, not 100.",
-        "Resamples are weighted by val accuracy per model; the official code compares val with test predictions.",
+        "Resamples are weighted by accuracy on the train queries they left out; the official code compares val with test predictions.",
         "The variant with alpha = -0.5 scores below P(correct) where resamples disagree; alpha is 0 in all others.",
         "One variant grows trees with a value for each model, masked by an objective of ours.",
         "Missing labels have weight 0; a model never observed gets the pool's mean.",
@@ -317,4 +331,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=OptLlmRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=OptLlmRouter, fit_many=fit_many, describe=describe)

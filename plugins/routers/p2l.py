@@ -16,7 +16,8 @@ is argmax beta. A label between 0 and 1 counts as the chance of being correct, i
 The default is bt_tie with the anchor. bt_tie ranks models by mean accuracy where labels are complete (the row sums
 of its gradient are Borda's count); bt and grk need not. bt_tie and the anchor pull on the spread of beta with
 different strength, so even anchored coefficients are not quite log-odds: the score is sigma(a beta + b), one
-monotone map for all models and queries, fitted on val. In float32 it can round two leads to one, and so move a route.
+monotone map for all models and queries, fitted on a tenth of train that the head does not learn from. It changes no route:
+where float32 would round two coefficients to one score, the lower one's is a last digit lower.
 """
 
 from __future__ import annotations
@@ -25,13 +26,26 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rph import RouterCard, RouterSpec, hookimpl
-from rph.lazy import torch
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
+from rph.arrays import model_means
+from rph.lazy import np, torch
 from rph.results.probabilities import fit_sigmoid
 from rph.training.headrouter import Data, HeadRouter, stacked
-from rph.training.heads import Head, Training, chance, feed_forward, layers, level, masked_bce, product
+from rph.training.heads import (
+    Head,
+    Training,
+    chance,
+    feed_forward,
+    held_out,
+    layers,
+    level,
+    masked_bce,
+    product,
+)
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rph.api import Float32
     from rph.training.heads import Batch, Draw, Forward, Parameters
 
@@ -40,6 +54,8 @@ if TYPE_CHECKING:
 STEPS = 40  # an epoch has as many at least: where train is small, minibatches have fewer than 512 queries
 FEWEST = 32  # but no fewer than this
 PAIRS = 128  # pairs of models that a minibatch compares: all of them in pools up to 16
+CALIBRATION = 0.1  # of the train queries: the map is fitted on them
+LEAST = 1e-30  # score, so that there are some below it
 FLOOR = 1e-6  # least probability of an outcome, and least theta - 1
 
 
@@ -55,33 +71,45 @@ class Config:
 
 BASE = Config()
 GRK = Config("grk", 0.0)
+LINEAR = replace(BASE, hidden=0, learning_rate=3e-3)
 GRID = (
-    *(replace(BASE, hidden=h) for h in (256, 0)),
-    *(replace(BASE, anchor=0.0, hidden=h) for h in (256, 0)),
-    *(Config("bt", 0.0, h) for h in (256, 0)),
-    *(replace(GRK, hidden=h) for h in (256, 0)),
-    *(replace(v, hidden=0, learning_rate=3e-4) for v in (BASE, GRK)),
-    *(replace(v, hidden=512) for v in (BASE, GRK)),
-    replace(BASE, hidden=0, rank=32),
-    replace(BASE, hidden=0, anchor=0.25),
-    replace(BASE, hidden=0, weight_decay=0.1),
+    *(replace(BASE, hidden=h) for h in (256, 512)),
+    *(replace(GRK, hidden=h) for h in (256, 512)),
+    replace(BASE, anchor=0.0),
+    Config("bt", 0.0),
+    # Linear heads, the paper's: a layer alone needs larger steps than two.
+    *(replace(v, hidden=0, learning_rate=rate) for v in (BASE, GRK) for rate in (3e-3, 1e-2)),
+    replace(BASE, anchor=0.0, hidden=0, learning_rate=3e-3),
+    Config("bt", 0.0, 0, learning_rate=1e-2),
+    replace(LINEAR, rank=32),
+    replace(LINEAR, anchor=0.25),
+    replace(LINEAR, weight_decay=0.1),
 )
 
 
 class P2lRouter(HeadRouter):
+    double = True  # coefficients apart by less than float32 holds beside them keep their order
+
+    @staticmethod
+    def calibration_rows(n: int, seed: int) -> NDArray[np.int64]:
+        """Places among n labelled training queries of those that the map is fitted on, and no parameter."""
+        return held_out(n, CALIBRATION, seed).nonzero()[:, 0].numpy()
+
     @staticmethod
     def forward(variant: Config) -> Forward:
         return forward_low_rank if variant.rank else feed_forward
 
     def head(self, data: Data, seed: int) -> Head:
         variant: Config = self.variant
-        parameters = initial(data.X.shape[1], data.means, variant, chance(seed, "initial"))
+        held = held_out(len(data.X), CALIBRATION, seed)
+        Y, M = data.labels
+        means = model_means(data.train.Y[~held.numpy()])
         return Head(
-            parameters=parameters,
+            parameters=initial(data.X.shape[1], means, variant, chance(seed, "initial")),
             forward=self.forward(variant),
             loss=LOSSES[variant.loss],
             X=data.X,
-            targets=data.labels,
+            targets=(Y, M * (~held)[:, None].to(M)),
             val=data.validation,
             training=Training(
                 learning_rate=variant.learning_rate,
@@ -95,18 +123,38 @@ class P2lRouter(HeadRouter):
         )
 
     def finish(self, data: Data) -> None:
-        beta = self._coefficients(self.outputs(data.validation.X)).cpu().numpy()
-        slope, offset = fit_sigmoid(beta, data.val.Y)  # on train the head is surer than it is right
+        held = held_out(len(data.X), CALIBRATION, self.seed).to(data.device)
+        beta = self._coefficients(self.outputs(data.X[held].double())).cpu().numpy()
+        Y = data.train.Y[held.cpu().numpy()]
+        # On what the head learnt from it is surer than it is right.
+        slope, offset = (0.0, 0.0) if np.isnan(Y).all() else fit_sigmoid(beta, Y)
         # Where no map fits, routes must stay those of the coefficients all the same.
         pair = (slope, offset) if slope > 0 else (1.0, 0.0)
-        self.buffers["slope"], self.buffers["offset"] = torch.tensor(pair, device=data.device)
+        self.buffers["slope"], self.buffers["offset"] = torch.tensor(
+            pair, dtype=torch.float64, device=data.device
+        )
 
     def read(self, outputs: Tensor) -> Tensor:
         beta = self._coefficients(outputs)
-        return torch.sigmoid(self.buffers["slope"] * beta + self.buffers["offset"])
+        return in_order(torch.sigmoid(self.buffers["slope"] * beta + self.buffers["offset"]), beta)
 
     def _coefficients(self, outputs: Tensor) -> Tensor:
         return coefficients_beside_eta(outputs) if self.variant.loss == "grk" else outputs
+
+
+def in_order(P: Tensor, beta: Tensor) -> Tensor:
+    """P [N, K], which rises with beta [N, K] -> float32 that does so strictly: models tie where their betas are equal.
+
+    From the best downwards each is at least one step of float32 below the one before it.
+    """
+    order = beta.argsort(dim=-1, descending=True, stable=True)
+    sorted_beta = beta.gather(-1, order)
+    falls = torch.zeros_like(order)
+    falls[..., 1:] = (sorted_beta[..., 1:] < sorted_beta[..., :-1]).cumsum(dim=-1)
+    # Of positive floats the bits are in their order, one apart where they are neighbours.
+    bits = P.float().clamp(min=LEAST).gather(-1, order).view(torch.int32).long()
+    strict = (bits + falls).cummin(dim=-1).values - falls
+    return torch.empty_like(P, dtype=torch.float32).scatter_(-1, order, strict.int().view(torch.float32))
 
 
 # --- the head ---------------------------------------------------------------------------------------
@@ -243,6 +291,17 @@ def anchor(beta: Tensor, batch: Batch) -> Tensor:
 
 LOSSES = {"bt": bt_loss, "bt_tie": bt_tie_loss, "grk": grk_loss}
 
+
+def describe(variant: Config) -> VariantCard:
+    """The paper's head is linear and its losses have no anchor, without which no level of a query is known."""
+    own = variant.anchor == 0 and variant.hidden == 0 and variant.rank == 0
+    return VariantCard(
+        original=own,
+        why="a linear head, pairs alone" if own else "the anchor or the hidden layer is ours",
+        calibrated=variant.anchor > 0,
+    )
+
+
 CARD = RouterCard(
     name="p2l",
     title="Bradley-Terry coefficients of every model, predicted from the embedding",
@@ -257,7 +316,7 @@ CARD = RouterCard(
         "A head on frozen embeddings; the original fine-tunes a language model of 1.5B to 7B with it.",
         "Votes are the pairs of labels of one query, averaged over pairs and then over queries, not human preferences.",
         "The anchor, games against a virtual opponent that fix each query's constant, is ours.",
-        "Scores are sigma(a beta + b) with one a > 0 and b fitted on val; the original gives beta, or sigma(beta) of grk.",
+        "Scores are sigma(a beta + b) with one a > 0 and b fitted on a tenth of train, which the head does not learn from; the original gives beta, or sigma(beta) of grk.",
         "Without an anchor (bt, bt_tie) a query's constant is open: there that map is right on average only.",
         "The default head has a hidden layer of 256 ReLUs; the linear head of the paper is a variant.",
         "Coefficients start at the logit of each model's level on train and output weights at 0, not at random.",
@@ -272,4 +331,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=P2lRouter, fit_many=stacked(P2lRouter))
+    return RouterSpec(card=CARD, grid=GRID, router=P2lRouter, fit_many=stacked(P2lRouter), describe=describe)

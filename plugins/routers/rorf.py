@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, UsageError, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, UsageError, VariantCard, hookimpl
 from rph.arrays import model_means
 from rph.lazy import np, torch
 from rph.training.heads import chance
@@ -55,9 +55,11 @@ class Config:
 GRID = (
     *(Config(20, "sqrt", leaf) for leaf in (8, 1, 32)),
     *(Config(20, 0.1, leaf) for leaf in (1, 8, 32)),
-    *(Config(10, features, leaf) for features in ("sqrt", 0.1) for leaf in (1, 8, 32)),
+    *(Config(10, features, leaf) for features in ("sqrt", 0.1) for leaf in (1, 8)),
+    Config(10, 0.1, 32),
     *(Config(20, 1.0, leaf, components=64) for leaf in (1, 16)),
     Config(20, "sqrt", 8, "independent"),
+    Config(20, "sqrt", 8, "pairwise", trees=20),  # RoRF's own form: a forest per pair has trees enough in sum
 )
 
 
@@ -328,6 +330,15 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return RorfGroup(routers)
 
 
+def describe(variant: Config) -> VariantCard:
+    own = variant.forest == "pairwise"
+    return VariantCard(
+        original=own,
+        why="a forest per pair of models" if own else "a forest for all models, or one per model",
+        most_models=LARGEST_POOL if own else None,
+    )
+
+
 CARD = RouterCard(
     name="rorf",
     title="Random forests on the embedding: mean label in the query's leaves (RoRF)",
@@ -358,4 +369,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=RorfRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=RorfRouter, fit_many=fit_many, describe=describe)

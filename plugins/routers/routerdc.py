@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.lazy import torch
 from rph.training.clusters import kmeans
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -58,10 +58,11 @@ GRID = (
     BASE,
     Config(0, 0.2, 1e-3),
     *(Config(0, 0.07, rate) for rate in (5e-4, 1e-3)),
-    *(Config(0, 1.0, rate) for rate in (5e-5, 5e-4, 1e-3)),
-    *(Config(512, temperature, 5e-4) for temperature in (0.07, 0.2, 1.0)),
+    *(Config(0, temperature, rate) for temperature, rate in ((0.1, 1e-3), (0.2, 3e-3))),
+    *(Config(0, 1.0, rate) for rate in (5e-4, 1e-3)),
+    *(Config(512, temperature, 5e-4) for temperature in (0.07, 0.2)),
     replace(BASE, positives=0, negatives=0),
-    replace(BASE, positives=8, negatives=8),
+    replace(BASE, positives=1, negatives=1),
     *(replace(BASE, weight=weight) for weight in (0.0, 0.2)),
     replace(BASE, clusters=32),
 )
@@ -195,6 +196,16 @@ def contrast(similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor
     return (torch.nn.functional.softplus(against - similarity) * counted).sum(dim=-1)
 
 
+def describe(variant: Config) -> VariantCard:
+    theirs = variant.weight == 1 and variant.hidden == 0 and variant.temperature == 1
+    why = (
+        "both losses at weight 1 and temperature 1"
+        if theirs
+        else ("the temperature, the weight of the second loss or the hidden layer is ours")
+    )
+    return VariantCard(original=theirs, why=why)
+
+
 CARD = RouterCard(
     name="routerdc",
     title="Query and model embeddings, learned by dual contrastive losses",
@@ -227,4 +238,6 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=RouterDcRouter, fit_many=stacked(RouterDcRouter))
+    return RouterSpec(
+        card=CARD, grid=GRID, router=RouterDcRouter, fit_many=stacked(RouterDcRouter), describe=describe
+    )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, hookimpl
+from rph import Labelled, Queries, RouterCard, RouterSpec, Trial, VariantCard, hookimpl
 from rph.arrays import level, model_means, to_device, unit_rows
 from rph.lazy import np, torch
 from rph.training.clusters import kmeans
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Int64 = NDArray[np.int64]
     Text = NDArray[np.str_]
 
-WIN, TIE, LOSS = 1.0, 0.15, -1.0  # s_r
+WIN, TIE = 1.0, 0.15  # s_r
 FEWEST = 5  # train queries that a term must be in: the paper drops rarer tags
 MOST = 0.2  # share of the train queries above which a term tells them apart no longer
 LONGEST = 64  # characters of a term: one long base64 string would widen every entry of the array of terms
@@ -47,12 +47,14 @@ class Config:
     # rate: w_t = 1 / pairs on the tag; sum: w_t = 1; smoothed: P(correct | tag) instead of wins, ties, losses
     scorer: Literal["rate", "smoothed", "sum"] = "rate"
     shrinkage: float = 5.0  # beta, queries at the model's overall value that each tag counts besides its own
+    loss: float = -1.0  # s_r of a loss
 
 
 SIZES = ((256, 5), (64, 2), (128, 3), (256, 3), (512, 5), (1024, 8))
 GRID = (
     *(Config("emb", tags, m, "rate") for tags, m in SIZES),
-    *(Config("emb", tags, m, "smoothed") for tags, m in SIZES),
+    *(Config("emb", tags, m, "smoothed") for tags, m in SIZES if (tags, m) not in ((64, 2), (256, 3))),
+    *(Config("emb", tags, m, "rate", loss=0.0) for tags, m in ((256, 5), (128, 3))),
     Config("text", 0, 10, "rate"),
     Config("text", 0, 10, "smoothed"),
     Config("emb", 256, 5, "sum"),
@@ -151,14 +153,14 @@ def learn_vocabulary(texts: Sequence[str]) -> Vocabulary:
 # --- how models did on tags -------------------------------------------------------------------------
 
 
-def outcomes(Y: Float32) -> Float32:
+def outcomes(Y: Float32, loss: float) -> Float32:
     """Labels Y [N, K] -> s_r [N, K] of each model against the reference, NaN where either was not observed.
 
     The reference is the model of the highest level, the first of equals. Both wrong is a tie.
     """
     reference = int(np.nanargmax(level(Y)))
     lead = Y - Y[:, reference, None]
-    result: Float32 = np.select([lead > 0, lead == 0, lead < 0], [WIN, TIE, LOSS], np.nan).astype(np.float32)
+    result: Float32 = np.select([lead > 0, lead == 0, lead < 0], [WIN, TIE, loss], np.nan).astype(np.float32)
     return result
 
 
@@ -169,7 +171,7 @@ def tag_table(Y: Float32, tags: Int64, T: int, variant: Config) -> Float32:
     model has a value. Without any, and beta = 0, the overall value; it is the pool's mean for a model that has
     no value anywhere. sum: the sum alone, so 0 for such a model, below the reference's.
     """
-    values = Y if variant.scorer == "smoothed" else outcomes(Y)
+    values = Y if variant.scorer == "smoothed" else outcomes(Y, variant.loss)
     seen = ~np.isnan(values)
     table = tag_sums(np.where(seen, values, 0), tags, T)
     if variant.scorer != "sum":
@@ -291,6 +293,17 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return TagGroup(fitted)
 
 
+def describe(variant: Config) -> VariantCard:
+    return VariantCard(
+        original=variant.scorer != "smoothed",
+        why="P(correct | tag), averaged over tags"
+        if variant.scorer == "smoothed"
+        else "wins, ties and losses on a tag",
+        deterministic=variant.tagger == "text",
+        reads="text" if variant.tagger == "text" else "embedding",
+    )
+
+
 CARD = RouterCard(
     name="tag-router",
     title="Wins, ties and losses against a reference model, summed over the query's tags (TagRouter)",
@@ -311,7 +324,7 @@ CARD = RouterCard(
         "Terms must be in at least 5 and at most 20% of the training queries, and have at most 64 characters.",
         "TagRouter's weight of a tag by its frequency is not known: 1 / pairs observed on it, or 1 (scorer `sum`).",
         "Rates are shrunk towards the model's overall rate (5 queries' worth).",
-        "A loss counts -1; TagRouter's value is not known to us, its tie of 0.15 is.",
+        "A loss counts -1 (0 in 2 variants): TagRouter's value is not known to us, its tie of 0.15 is.",
         "The reference is the model of the highest level on train (its mean, where no label is missing); TagRouter's is the largest.",
         "Labels are the outcomes: both right and both wrong are ties, a pair counts where both were observed.",
         "A model never observed with the reference has the pool's mean rate, or 0 as a sum.",
@@ -324,4 +337,4 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=TagRouter, fit_many=fit_many)
+    return RouterSpec(card=CARD, grid=GRID, router=TagRouter, fit_many=fit_many, describe=describe)

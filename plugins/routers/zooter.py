@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rph import RouterCard, RouterSpec, hookimpl
+from rph import RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.lazy import np, torch
 from rph.training.clusters import kmeans
 from rph.training.headrouter import Data, HeadRouter, stacked
@@ -174,6 +174,15 @@ class ZooterRouter(HeadRouter):
         return torch.sigmoid(outputs) if self.variant.bce_weight > 0 else outputs.softmax(dim=-1)
 
 
+def describe(variant: Config) -> VariantCard:
+    pure = variant.bce_weight == 0
+    return VariantCard(
+        original=pure,
+        why="distillation alone" if pure else "cross-entropy is added, which makes scores probabilities",
+        calibrated=not pure,
+    )
+
+
 CARD = RouterCard(
     name="zooter",
     title="Network distilled from labels smoothed over clusters of queries",
@@ -203,4 +212,6 @@ CARD = RouterCard(
 
 @hookimpl
 def register_router() -> RouterSpec:
-    return RouterSpec(card=CARD, grid=GRID, router=ZooterRouter, fit_many=stacked(ZooterRouter))
+    return RouterSpec(
+        card=CARD, grid=GRID, router=ZooterRouter, fit_many=stacked(ZooterRouter), describe=describe
+    )

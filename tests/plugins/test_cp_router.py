@@ -14,7 +14,6 @@ from rph_plugins.routers.cp_router import (
     GRID,
     Config,
     CpRouter,
-    calibration_rows,
     choose_alpha,
     fbe,
     nonconformity,
@@ -28,10 +27,14 @@ from tests.worlds import as_queries, labelled, world
 
 from rph import Trial, UsageError
 from rph.registry import MAX_VARIANTS
-from rph.training.heads import Batch, Draw, chance, feed_forward, observed, outputs_of
+from rph.training.heads import Batch, Draw, chance, feed_forward, held_out, observed, outputs_of
 
 NAN = np.nan
 SPEC = cp_router.register_router()
+
+
+def held_rows(n, seed):
+    return held_out(n, 0.2, seed)
 
 
 def told(n, seed):
@@ -232,7 +235,7 @@ def test_fbe_chooses_the_alpha_of_the_most_varied_sizes_and_the_least_of_equals(
 
 def test_fbe_is_evaluated_on_the_calibration_slice():
     router = fit(replace(DEFAULT, alpha="fbe"))
-    held = calibration_rows(len(TRAIN), 0).numpy()
+    held = held_rows(len(TRAIN), 0).numpy()
     f = probabilities(router, as_queries(TRAIN.X[held]))
     misses, true = nonconformity(f, torch.tensor(TRAIN.Y[held] == 1), torch.ones(f.shape) > 0, "set")
     alpha = choose_alpha(misses, true)
@@ -317,24 +320,26 @@ def test_a_query_at_the_quantile_is_inside_its_own_set_whatever_its_batch():
 
 
 def test_a_fifth_of_train_is_held_out_by_the_seed():
-    held = calibration_rows(103, 5)
-    assert held.sum() == 20 and torch.equal(held, calibration_rows(103, 5))
-    assert not torch.equal(held, calibration_rows(103, 6))
-    assert calibration_rows(4, 0).sum() == 0
+    held = held_rows(103, 5)
+    assert held.sum() == 20 and torch.equal(held, held_rows(103, 5))
+    assert not torch.equal(held, held_rows(103, 6))
+    assert held_rows(4, 0).sum() == 0
 
 
 @each_form
-def test_labels_of_the_calibration_slice_change_the_quantile_but_not_the_head(form):
+@pytest.mark.parametrize("seed", [0, 42])
+def test_labels_of_the_calibration_slice_change_the_quantile_but_not_the_head(form, seed):
     variant = replace(DEFAULT, form=form)
-    Y, held = TRAIN.Y.copy(), calibration_rows(len(TRAIN), 0).numpy()
+    Y, held = TRAIN.Y.copy(), held_rows(len(TRAIN), seed).numpy()
+    assert np.array_equal(held.nonzero()[0], np.sort(CpRouter.calibration_rows(len(TRAIN), seed)))
     Y[held] = 1 - Y[held]
-    other, plain = fit(variant, train=labelled(TRAIN.X, Y)), fitted(variant)
+    other, plain = fit(variant, train=labelled(TRAIN.X, Y), seed=seed), fit(variant, seed=seed)
     for name, value in plain.parameters.items():
         assert torch.equal(value, other.parameters[name])
     assert other.buffers["threshold"] != plain.buffers["threshold"]
     Y = TRAIN.Y.copy()
     Y[~held] = 1 - Y[~held]
-    other = fit(variant, train=labelled(TRAIN.X, Y))
+    other = fit(variant, train=labelled(TRAIN.X, Y), seed=seed)
     assert not torch.equal(other.parameters["weight0"], plain.parameters["weight0"])
 
 
@@ -415,7 +420,7 @@ def test_a_model_never_observed_keeps_the_logit_of_the_pools_mean(form):
     Y = TRAIN.Y.copy()
     Y[:, 1] = NAN
     router = fit(replace(DEFAULT, form=form), train=labelled(TRAIN.X, Y))
-    held = calibration_rows(len(TRAIN), 0).numpy()
+    held = held_rows(len(TRAIN), 0).numpy()
     p = Y[~held][:, [0, 2, 3]].mean()
     z = outputs_of(feed_forward, router.parameters, torch.tensor(TEST.unit))[:, 1].numpy()
     assert z == pytest.approx(np.log(p) if form == "set" else np.log(p / (1 - p)), abs=1e-5)

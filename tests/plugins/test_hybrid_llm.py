@@ -28,17 +28,6 @@ FORMS = [{}, {"hidden": ()}, {"hidden": (8, 4)}, {"form": "pair"}, {"form": "tie
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: str(*form.values()) or "default")
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    """30 epochs, however few steps they are; tests that learn in earnest ask for `enough_steps`."""
-    monkeypatch.setattr(hybrid_llm, "STEPS", 0)
-
-
-@pytest.fixture
-def enough_steps(short, monkeypatch):
-    monkeypatch.setattr(hybrid_llm, "STEPS", 1000)
-
-
 def fit(train=TRAIN, val=VAL, seed=0, **config):
     router = HybridRouter()
     router.fit(train, val, variant=Config(**{**SMALL, **config}), seed=seed, device="cpu")

@@ -22,12 +22,6 @@ each_form = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    """20 epochs, however few steps they are."""
-    monkeypatch.setattr(irt_router, "STEPS", 0)
-
-
 def fit(train=TRAIN, val=VAL, seed=0, **config):
     router = IrtRouter()
     router.fit(train, val, variant=Config(**{**SMALL, **config}), seed=seed, device="cpu")
@@ -171,8 +165,7 @@ def share_of_specialists(seed, missing=0.0, **config):
         (0, 0.0, {"relevance": "onehot"}),
     ],
 )
-def test_planted_specialists_get_their_queries(monkeypatch, seed, missing, config):
-    monkeypatch.setattr(irt_router, "STEPS", 1000)  # as it is
+def test_planted_specialists_get_their_queries(enough_steps, seed, missing, config):
     assert share_of_specialists(seed, missing, **config) >= 0.98
 
 
@@ -201,13 +194,12 @@ def test_the_loss_reads_observed_labels_only(monkeypatch):
     routers.check_loss_is_cross_entropy(heads[0], sparse.Y)
 
 
-def test_a_minibatch_is_512_cells_and_there_are_at_most_20_epochs_or_1000_steps(monkeypatch):
+def test_a_minibatch_is_512_cells_and_there_are_at_most_20_epochs(monkeypatch):
     heads = routers.heads_of(monkeypatch, irt_router)
     routers.check_minibatch_is_512_cells(fit, heads)
     training = heads[-1].training
     assert (training.optimiser, training.cosine, training.weight_decay) == ("adam", False, 0)
-    monkeypatch.undo()
-    assert (training.epochs, irt_router.STEPS) == (20, 1000)
+    assert training.epochs == 20
 
 
 def test_scores_are_the_same_however_many_rows_are_held_at_once(monkeypatch):

@@ -20,17 +20,6 @@ FORMS = [{}, {"standardise": False}, {"bias": True}, {"warm_up": 0.3}, {"weight_
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form) or "default")
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    """30 epochs, however few steps they are; tests that learn in earnest ask for `enough_steps`."""
-    monkeypatch.setattr(mirt, "STEPS", 0)
-
-
-@pytest.fixture
-def enough_steps(short, monkeypatch):
-    monkeypatch.setattr(mirt, "STEPS", 1000)
-
-
 def fit(train=TRAIN, val=VAL, seed=0, **config):
     router = MirtRouter()
     router.fit(train, val, variant=Config(**{**SMALL, **config}), seed=seed, device="cpu")
@@ -152,10 +141,10 @@ def test_a_minibatch_is_512_cells(monkeypatch):
     assert (training.optimiser, training.cosine, training.epochs) == ("adam", False, 30)
 
 
-def test_there_are_at_most_30_epochs_or_1000_steps(enough_steps, monkeypatch):
+def test_there_are_at_most_30_epochs(enough_steps, monkeypatch):
     heads = routers.heads_of(monkeypatch, mirt)
     fit()
-    assert (heads[0].training.epochs, heads[0].training.steps) == (30, 1000)
+    assert (heads[0].training.epochs, heads[0].training.steps) == (30, 2000)
 
 
 def test_biases_are_there_in_one_variant_only():

@@ -213,19 +213,22 @@ def test_joint_trees_predict_every_model_and_ignore_masked_cells():
 # --- resamples ----------------------------------------------------------------------------------------
 
 
-def test_resamples_are_weighted_by_val_accuracy():
+def test_resamples_are_weighted_by_their_accuracy_on_what_they_left_out():
     Y = np.array([[1, 0], [0, 0], [1, 0], [1, 0]], np.float32)
-    seen = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
-    p = [np.array([[a, 0.1]] * 4, np.float32) for a in (0.9, 0.2)]  # right on 2 and on 1 of the 3 seen
-    assert resample_weights(p, Y, seen) == pytest.approx(np.array([[2 / 3, 0.5], [1 / 3, 0.5]]))
+    one = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
+    other = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], np.float32)
+    p = [np.array([[a, 0.1]] * 4, np.float32) for a in (0.9, 0.2)]  # right on 2 of 3 and on 1 of 2
+    found = resample_weights(p, Y, [one, other])
+    assert found == pytest.approx(np.array([[4 / 7, 0.5], [3 / 7, 0.5]]))
 
 
-def test_exchanged_val_labels_change_the_weights():
-    before = fit(resamples=3).boosters
-    Y = VAL.Y[np.random.default_rng(0).permutation(len(VAL))]
-    after = optllm.resample_weights(list(before.probabilities(VAL.X)), Y, np.ones_like(Y))
-    assert before.weights.sum(axis=0) == pytest.approx(np.ones(4))
-    assert before.weights.std(axis=0).max() > 0 and not np.allclose(before.weights, after)
+def test_weights_are_of_train_labels_that_a_resample_left_out():
+    found = fit(resamples=3).boosters
+    draws = list(optllm._resamples(len(TRAIN), 3, 0))
+    left_out = [np.ones_like(TRAIN.Y) * (counts == 0)[:, None] for counts in draws]
+    wanted = resample_weights(list(found.probabilities(TRAIN.X)), TRAIN.Y, left_out)
+    assert found.weights == pytest.approx(wanted) and wanted.std(axis=0).max() > 0
+    assert wanted.sum(axis=0) == pytest.approx(np.ones(4))
 
 
 def test_a_score_is_the_weighted_mean_and_alpha_standard_deviations():

@@ -109,6 +109,7 @@ class HeadRouter:
     """
 
     double = False  # score in float64: for scores in which the rounding of another batch size would show
+    seed: int  # of the fit
     parameters: Parameters
     buffers: dict[str, Tensor]
 
@@ -217,7 +218,7 @@ def _fit(
     heads = []
     keys = []
     for router, trial in zip(routers, trials, strict=True):
-        router.variant, router.device, router.buffers = trial.variant, device, {}
+        router.variant, router.seed, router.device, router.buffers = trial.variant, trial.seed, device, {}
         key = (router.trained_as(trial.variant), trial.seed)
         keys.append(key)
         if key not in first:

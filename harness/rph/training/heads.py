@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Loss = Callable[[Tensor, "Batch"], Tensor]  # outputs [..., B, O] -> [...], one number per head
 
 __all__ = [
-    "Batch", "Draw", "Head", "Training", "Validation", "bce_loss", "chance", "feed_forward", "layers",
+    "Batch", "Draw", "Head", "Training", "Validation", "bce_loss", "chance", "feed_forward", "held_out", "layers",
     "level", "masked_bce", "masked_mean", "mse_loss", "observed", "outputs_of", "product", "queries_of",
 ]  # fmt: skip
 
@@ -291,6 +291,13 @@ def chance(seed: int, purpose: str, device: str | torch.device = "cpu") -> torch
     """A generator of its own for each purpose of a seed, so that drawing more for one leaves the others alone."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def held_out(n: int, share: float, seed: int) -> Tensor:
+    """Which of n training queries [n] a seed holds out to calibrate on: this share of them, rounded down."""
+    held = torch.zeros(n, dtype=torch.bool)
+    held[torch.randperm(n, generator=chance(seed, "calibration"))[: int(share * n)]] = True
+    return held
 
 
 class Draw:
