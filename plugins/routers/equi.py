@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Tensor = torch.Tensor
 
 WIDTH = 512  # of the head's hidden layer
+STEPS = 500  # at least, and not the 2,000 of other heads: a step costs as much as fifty of mlp's
 SPREAD = 0.02  # deviation of the models' embeddings before training
 AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 27}  # numbers in z_m of the rows that are scored at once
 
@@ -202,7 +203,7 @@ class EquiRouter(HeadRouter):
                 dropout=variant.dropout,
                 batch=128,
                 epochs=20,
-                steps=500,  # a step costs as much as fifty of mlp's
+                steps=STEPS,
                 optimiser="adam",
             ),
             seed=seed,

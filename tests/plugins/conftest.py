@@ -1,6 +1,7 @@
 """What the tests of routers share: heads that train briefly."""
 
 import pytest
+from rph_plugins.routers import equi
 
 from rph.training.heads import Training
 
@@ -15,6 +16,7 @@ def short(monkeypatch):
     """
     for name, value in FLOOR.items():
         monkeypatch.setitem(Training.__init__.__kwdefaults__, name, value)
+    monkeypatch.setattr(equi, "STEPS", 0)
 
 
 @pytest.fixture

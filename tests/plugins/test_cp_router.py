@@ -26,7 +26,6 @@ from tests import routers, worlds
 from tests.worlds import as_queries, labelled, world
 
 from rph import Trial, UsageError
-from rph.registry import MAX_VARIANTS
 from rph.training.heads import Batch, Draw, chance, feed_forward, held_out, observed, outputs_of
 
 NAN = np.nan
@@ -84,14 +83,6 @@ def quantile(scores, alpha):
 
 
 # --- the card and the grid ----------------------------------------------------------------------------
-
-
-def test_the_grid_is_the_specified_one_with_the_default_first():
-    wanted = {Config("set", a, tau, (256,)) for a in (0.05, 0.1, 0.2) for tau in (1, 2, "half")}
-    wanted |= {Config("set", "fbe", 2, (256,)), Config("set", 0.1, 2, ())}
-    wanted |= {Config("binary", a, hidden=(256,)) for a in (0.1, 0.2, 0.3, "fbe")}
-    assert set(GRID) == wanted and len(GRID) == MAX_VARIANTS
-    assert GRID[0] == Config() == Config("set", 0.1, 2)
 
 
 def test_the_card_says_stochastic_and_that_scores_are_no_probabilities():

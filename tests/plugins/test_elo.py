@@ -124,18 +124,6 @@ def test_a_score_mixes_global_and_local_by_the_global_weight():
     )
 
 
-def test_the_grid_is_the_specified_fifteen():
-    wide = {(v.neighbours, v.step, v.global_weight) for v in GRID if v.pairs == "all-opponents"}
-    assert wide == {
-        *((20, 32, 0.5), (20, 16, 0.5), (50, 8, 0), (50, 16, 0.5), (50, 32, 0.5)),
-        *((100, 4, 0), (100, 8, 0), (100, 16, 0.5), (100, 32, 0.5)),
-        *((200, 4, 0), (200, 8, 0), (200, 8, 0.5), (200, 16, 0.5), (400, 4, 0)),
-    }
-    assert GRID[0] == Config() == Config(100, 16.0, "all-opponents", 0.5)
-    assert GRID[-1] == Config(20, 32.0, "one", 0.5)
-    assert len(GRID) == len(set(GRID)) == 15
-
-
 # --- against a naive replay -------------------------------------------------------------------------
 
 

@@ -38,14 +38,6 @@ def scores(spec, queries=TEST, **how):
 # --- the card and the grid ----------------------------------------------------------------------------
 
 
-def test_the_grid_is_the_specified_one_with_the_default_first(spec):
-    Config = type(spec.grid[0])
-    assert spec.grid[0] == Config()
-    wanted = {(c, 5.0) for c in (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 400, 600)}
-    wanted |= {(c, 0.0) for c in (50, 100, 200)}
-    assert len(spec.grid) == 15 and {(v.clusters, v.shrinkage) for v in spec.grid} == wanted
-
-
 def test_the_card_says_stochastic_and_calibrated(spec):
     assert (spec.card.family, spec.card.paper, spec.card.year) == ("clusters", "arXiv:2502.08773", 2025)
     assert not spec.card.deterministic and spec.card.calibrated

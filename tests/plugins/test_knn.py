@@ -81,13 +81,6 @@ def test_a_model_never_observed_gets_the_mean_of_the_pool():
     np.testing.assert_allclose(scores[:, 2], 2 / 3, rtol=1e-6)
 
 
-def test_the_grid_is_the_specified_fifteen_with_k_100_first():
-    assert GRID[0] == Config(100, "uniform") == Config()
-    assert {v.k for v in UNIFORM} == {10, 20, 40, 80, 100, 131, 160, 200, 256, 320, 400, 512}
-    assert {v.k for v in GRID if v.weights == "softmax"} == {100, 200, 400}
-    assert len(GRID) == len(set(GRID)) == 15
-
-
 # --- against others ---------------------------------------------------------------------------------
 
 

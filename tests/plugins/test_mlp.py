@@ -54,18 +54,6 @@ def base_rate(Y):
 # --- the card and the grid ----------------------------------------------------------------------------
 
 
-def test_the_grid_is_the_specified_one_with_the_default_first(spec):
-    Config = type(spec.grid[0])
-    assert spec.grid[0] == Config()
-    widths = [(), (100,), (100, 100), (256,), (512,), (256, 128), (512, 256), (1024, 512)]
-    wanted = {Config(hidden=h, dropout=0.1, learning_rate=1e-3, weight_decay=1e-4) for h in widths}
-    wanted |= {Config(hidden=h, learning_rate=3e-4) for h in ((256,), (512, 256))}
-    wanted |= {Config(hidden=h, dropout=0.3, weight_decay=1e-2) for h in ((100, 100), (512, 256))}
-    wanted |= {Config(hidden=(100, 100), loss="mse"), Config(hidden=(100, 100), per_model=True)}
-    wanted |= {Config(hidden=(512, 256), standardise=True)}
-    assert len(spec.grid) == 15 and set(spec.grid) == wanted
-
-
 def test_the_card_says_stochastic_and_calibrated_and_has_the_papers_name_as_alias(spec):
     assert (spec.card.family, spec.card.paper, spec.card.year) == ("classifier", "arXiv:2403.12031", 2024)
     assert not spec.card.deterministic and spec.card.calibrated

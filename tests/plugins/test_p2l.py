@@ -7,13 +7,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rph_plugins.routers import p2l
 from rph_plugins.routers.p2l import GRID, Config, P2lRouter, grk_log_probabilities, votes
 from tests import routers, worlds
 from tests.worlds import labelled, some_queries, splits, world
 
 from rph import Trial, UsageError
-from rph.registry import MAX_VARIANTS
 from rph.training.heads import Batch, Draw, bce_loss, chance, masked_bce, observed, outputs_of
 from rph.training.stacks import fit_heads
 
@@ -84,21 +85,6 @@ def sigmoid(z):
 
 
 # --- the card and the grid ----------------------------------------------------------------------------
-
-
-def test_the_grid_is_the_specified_one_with_the_default_first():
-    losses = [("bt", 0.0), ("bt_tie", 0.0), ("bt_tie", 1.0), ("grk", 0.0)]
-    wanted = {Config(loss, a, h, 0, 1e-3, 0.01) for loss, a in losses for h in (0, 256)}
-    both = losses[2:]
-    wanted |= {Config(loss, a, 0, 0, 3e-4, 0.01) for loss, a in both}
-    wanted |= {Config(loss, a, 512, 0, 1e-3, 0.01) for loss, a in both}
-    wanted |= {
-        Config("bt_tie", 1.0, 0, 32),
-        Config("bt_tie", 0.25, 0),
-        Config("bt_tie", 1.0, 0, weight_decay=0.1),
-    }
-    assert set(GRID) == wanted and len(GRID) == MAX_VARIANTS
-    assert GRID[0] == Config() == Config("bt_tie", 1.0, 256)
 
 
 def test_the_card_says_ranking_stochastic_and_calibrated():
@@ -316,8 +302,8 @@ def test_the_loss_of_drawn_pairs_is_that_of_all_pairs_on_average(monkeypatch):
 @each_kind
 def test_scores_are_one_increasing_map_of_the_coefficients(variant):
     router = fitted(variant)
-    outputs = outputs_of(P2lRouter.forward(variant), router.parameters, torch.tensor(TEST.unit))
-    beta = outputs[:, :4].numpy()
+    outputs = outputs_of(P2lRouter.forward(variant), router.parameters, torch.tensor(TEST.unit).double())
+    beta = outputs[:, :4].double().numpy()
     slope, offset = (float(router.buffers[name]) for name in ("slope", "offset"))
     found = router.scores(TEST)
     assert outputs.shape == (60, 5 if variant.loss == "grk" else 4) and slope > 0
@@ -335,15 +321,42 @@ def test_anchored_coefficients_are_no_log_odds_and_the_map_mends_most_of_it():
 
 
 @each_kind
-def test_mean_scores_on_train_are_the_mean_label(variant):
-    assert scores(variant, TRAIN).mean() == pytest.approx(TRAIN.Y.mean(), abs=1e-3)
+@pytest.mark.parametrize("seed", [0, 42])
+def test_the_map_is_fitted_on_rows_of_train_that_no_parameter_sees_and_not_on_val(variant, seed):
+    rows = P2lRouter.calibration_rows(len(TRAIN), seed)
+    assert len(set(rows)) == 16
+    held = labelled(TRAIN.X[rows], TRAIN.Y[rows])
+    found = fit(variant, seed=seed)
+    if float(found.buffers["slope"]) != 1:  # else there is no rising map, of 16 queries
+        assert found.scores(held).mean() == pytest.approx(held.Y.mean(), abs=1e-3)
+    Y = TRAIN.Y.copy()
+    Y[rows] = 1 - Y[rows]
+    other = fit(variant, train=labelled(TRAIN.X, Y), seed=seed)
+    assert all(torch.equal(found.parameters[name], other.parameters[name]) for name in found.parameters)
+    assert not torch.equal(found.buffers["slope"], other.buffers["slope"])
+
+
+@given(
+    beta=st.lists(st.lists(st.floats(-60, 60), min_size=5, max_size=5), min_size=1, max_size=4),
+    slope=st.floats(0.01, 3),
+)
+def test_scores_in_float32_keep_the_order_of_the_coefficients(beta, slope):
+    beta = torch.tensor(beta, dtype=torch.float64)
+    P = torch.sigmoid(slope * beta)
+    found = p2l.in_order(P, beta)
+    assert found.dtype == torch.float32 and found.min() > 0 and found.max() <= 1
+    assert (found.double() - P).abs().max() < 1e-6
+    for row, coefficients in zip(found.tolist(), beta.tolist(), strict=True):
+        for (a, x), (b, y) in combinations(zip(row, coefficients, strict=True), 2):
+            assert (a > b) == (x > y) and (a == b) == (x == y)
 
 
 def test_a_pool_of_one_model_scores_its_mean_label_without_an_anchor():
     train = world(200, K=1)
     for loss in PAIRWISE:
         found = scores(Config(loss, 0.0, hidden=8), train=train, val=world(50, K=1, seed=1))
-        assert found == pytest.approx(train.Y.mean(), abs=1e-5)
+        learnt = np.delete(train.Y, P2lRouter.calibration_rows(200, 0), axis=0)
+        assert found == pytest.approx(learnt.mean(), abs=1e-5)
 
 
 def test_labels_against_the_order_of_the_coefficients_do_not_turn_the_routes(monkeypatch):
@@ -412,8 +425,8 @@ def test_a_model_never_observed_keeps_the_coefficient_of_the_pools_mean(loss):
     Y = TRAIN.Y.copy()
     Y[:, 1] = NAN
     router = fit(Config(loss, 0.0, hidden=16), train=labelled(TRAIN.X, Y))
-    p = Y[:, [0, 2, 3]].mean()
-    outputs = outputs_of(p2l.feed_forward, router.parameters, torch.tensor(TEST.unit))
+    p = np.delete(Y, P2lRouter.calibration_rows(len(Y), 0), axis=0)[:, [0, 2, 3]].mean()
+    outputs = outputs_of(p2l.feed_forward, router.parameters, torch.tensor(TEST.unit).double())
     assert outputs[:, 1].numpy() == pytest.approx(np.log(p / (1 - p)), abs=1e-5)
     assert np.isfinite(router.scores(TEST)).all()
 

@@ -47,19 +47,6 @@ def planted(n, seed, informative=True):
 # --- the card and the grid ----------------------------------------------------------------------------
 
 
-def test_grid_is_the_specified_one():
-    wanted = {
-        Config(depth, features, leaf)
-        for depth in (10, 20)
-        for features in ("sqrt", 0.1)
-        for leaf in (1, 8, 32)
-    }
-    wanted |= {Config(20, 1.0, leaf, components=64) for leaf in (1, 16)}
-    wanted |= {Config(20, "sqrt", 8, "independent")}
-    assert len(GRID) == len(set(GRID)) == 15 and set(GRID) == wanted
-    assert GRID[0] == Config() and all(variant.trees == 100 for variant in GRID)
-
-
 def test_card_says_stochastic_and_calibrated():
     assert (CARD.name, CARD.year, CARD.family) == ("rorf", 2024, "trees")
     assert CARD.calibrated and not CARD.deterministic and "missing-labels" in CARD.supports

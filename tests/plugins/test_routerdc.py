@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rph_plugins.routers import routerdc
-from rph_plugins.routers.routerdc import CARD, GRID, Config, RouterDcRouter
+from rph_plugins.routers.routerdc import CARD, Config, RouterDcRouter
 from tests import routers, worlds
 from tests.worlds import as_queries, labelled, logistic, planted
 
@@ -49,16 +49,6 @@ def loss(z, Y, *, mapped=None, clusters=None, T=1.0, positives=np.inf, negatives
 
 
 # --- the card and the grid ----------------------------------------------------------------------------
-
-
-def test_the_grid_is_the_specified_one_with_the_default_first():
-    assert GRID[0] == Config() and len(GRID) == len(set(GRID)) == 15
-    swept = {(v.hidden, v.temperature, v.learning_rate) for v in GRID}
-    linear = {(0, T, rate) for T in (1.0, 0.2, 0.07) for rate in (5e-4, 1e-3)} | {(0, 1.0, 5e-5)}
-    assert swept == linear | {(512, T, 5e-4) for T in (1.0, 0.2, 0.07)}
-    sides = {(v.positives, v.negatives, v.weight, v.clusters) for v in GRID}
-    usual = (3, 3, 1.0, 8)
-    assert sides == {usual, (0, 0, 1.0, 8), (8, 8, 1.0, 8), (3, 3, 0.0, 8), (3, 3, 0.2, 8), (3, 3, 1.0, 32)}
 
 
 def test_the_card_says_stochastic_and_uncalibrated_and_has_the_papers_name_as_alias():

@@ -43,15 +43,6 @@ def with_labels(Y, train=TRAIN):
 # --- the card and the grid ----------------------------------------------------------------------------
 
 
-def test_the_grid_is_the_specified_one_with_the_default_first():
-    assert GRID[0] == Config() == Config("emb", 256, 5, "rate")
-    sizes = [(64, 2), (128, 3), (256, 3), (256, 5), (512, 5), (1024, 8)]
-    wanted = {Config("emb", T, m, scorer) for (T, m), scorer in product(sizes, ("rate", "smoothed"))}
-    wanted |= {Config("text", 0, 10, "rate"), Config("text", 0, 10, "smoothed"), Config("emb", 256, 5, "sum")}
-    assert len(GRID) == 15 and set(GRID) == wanted
-    assert (tag_router.WIN, tag_router.TIE, tag_router.LOSS) == (1, 0.15, -1)
-
-
 def test_the_card_names_both_papers_that_the_key_may_mean():
     card = tag_router.register_router().card
     assert (card.name, card.aliases, card.paper) == ("tag-router", ("tag_router",), "arXiv:2506.12473")
