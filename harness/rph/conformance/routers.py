@@ -21,13 +21,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rph.api import RouterSpec
-from rph.conformance import chance, contract, hard_cases, learning
+from rph.conformance import chance, contract, grid, hard_cases, learning
 from rph.conformance.suite import Check, CheckResult, NotApplicable, Status, Violation
 from rph.errors import RphError, UsageError
 
 CHECKS = {  # by id, in the order in which they run
     check.id: check
-    for kind in (chance, contract, hard_cases, learning)
+    for kind in (chance, contract, grid, hard_cases, learning)
     for check in vars(kind).values()
     if isinstance(check, Check)
 }
