@@ -56,8 +56,7 @@ GRID = (
     *(Config(20, "sqrt", leaf) for leaf in (8, 1, 32)),
     *(Config(20, 0.1, leaf) for leaf in (1, 8, 32)),
     *(Config(10, features, leaf) for features in ("sqrt", 0.1) for leaf in (1, 8)),
-    Config(10, 0.1, 32),
-    *(Config(20, 1.0, leaf, components=64) for leaf in (1, 16)),
+    *(Config(20, 1.0, leaf, components=64) for leaf in (1, 16, 32)),
     Config(20, "sqrt", 8, "independent"),
     Config(20, "sqrt", 8, "pairwise", trees=20),  # RoRF's own form: a forest per pair has trees enough in sum
 )
@@ -349,10 +348,10 @@ CARD = RouterCard(
     deterministic=False,
     calibrated=True,
     fidelity=(
-        "One forest for all models, or one per model in a variant; RoRF's, one per two models, is forest=pairwise.",
+        "One forest for all models, or one per model in a variant; RoRF's, one per two models, is one for at most 13 models.",
         "A model's score is its marginal P(correct); RoRF thresholds P(weaker model correct) between two models.",
         "A split tries the square root or a tenth of the dimensions; RoRF tries all (features=1.0, opt-in).",
-        "All features are tried in two variants on 64 principal components instead of the whole embedding.",
+        "All features are tried in three variants on 64 principal components instead of the whole embedding.",
         "Leaf values are re-estimated from all observed training labels, not from the tree's bootstrap sample.",
         "Each leaf counts one label at the model's overall mean besides its own; RoRF's leaves count none.",
         "Trees of the shared forest are grown with missing labels replaced by the model's mean.",
@@ -360,6 +359,7 @@ CARD = RouterCard(
         "A tree of depth 10 is the top of one grown to depth 20, so that both need one growth.",
         "A tree is grown on at most 20,000 training queries; its leaves count all of them.",
         "Trees minimise the summed variance of labels, which for labels 0 and 1 is half the Gini impurity.",
+        "In the pairwise form a pair has 20 trees, so that a model has 20 for every other one.",
         "A leaf has at least 1, 8, 16 or 32 training queries; RoRF has no minimum.",
         "A model never observed gets the pool's mean.",
         "The embeddings are the harness's encoders, not jina-embeddings-v3 or voyage-large-2-instruct.",

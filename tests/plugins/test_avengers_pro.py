@@ -86,6 +86,17 @@ def test_models_equal_in_the_cluster_and_overall_share_the_upper_place():
     assert found == pytest.approx(np.array([[1, 1, 1 / 3]]))
 
 
+@pytest.mark.parametrize("shrinkage", [0.0, 5.0, 50.0])
+def test_accuracies_are_drawn_to_the_overall_one_by_the_variants_labels(shrinkage):
+    router = fit(shrinkage=shrinkage)
+    distance = np.square(TRAIN.unit[:, None] - router.centres[None]).sum(axis=2)
+    cluster, overall = distance.argmin(axis=1), TRAIN.Y.mean(axis=0)
+    for c, row in enumerate(router.table):
+        members = TRAIN.Y[cluster == c]
+        drawn = (members.sum(axis=0) + shrinkage * overall) / (len(members) + shrinkage)
+        assert row == pytest.approx((drawn - drawn.min()) / (drawn.max() - drawn.min()), abs=1e-5)
+
+
 def test_each_cluster_has_a_model_at_one_and_a_model_at_zero():
     table = fit().table
     assert len(table) == 12
@@ -308,4 +319,5 @@ MUTATIONS = [
         "(overall[None, :] < overall[:, None])",
         "ties go to the worse",
     ),
+    ("shrinkage=variant.shrinkage)", "shrinkage=0.0)", "no cluster is drawn to the overall accuracy"),
 ]

@@ -1,11 +1,13 @@
 """Elo: its arithmetic by hand and by a naive replay, its properties, and its identity with kNN."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from rph_plugins.routers import elo
+from rph_plugins.routers import elo, knn
 from rph_plugins.routers.elo import (
     GRID,
     MEAN,
@@ -244,6 +246,31 @@ def test_local_bradley_terry_chooses_as_knn_where_that_choice_is_unique(seed, K,
         assert ratings.argmax() == means.argmax()
 
 
+def test_small_steps_remember_as_many_neighbours_as_knn_averages():
+    train, queries = world(1500, seed=3), some_queries(400)
+    agreements = []
+    for variant in (v for v in GRID if v.global_weight == 0 and v.step <= 2):
+        near = knn.KnnRouter()
+        near.fit(train, train, variant=knn.Config(variant.neighbours), seed=42, device="cpu")
+        means = near.scores(queries)
+        second, first = np.sort(means, axis=1)[:, -2:].T
+        clear = first - second > 0.02
+        assert clear.mean() > 0.5
+        same = score(train, queries, variant).argmax(axis=1) == means.argmax(axis=1)
+        agreements.append(same[clear].mean())
+    assert max(agreements) > 0.95
+
+
+def test_a_training_query_left_out_is_none_of_its_neighbours():
+    train = world(40)
+    group = fit_many(train, train, [Trial(variant=v, seed=42) for v in TWO], "cpu")
+    left_out = np.stack(group.left_out_scores())
+    for i in range(40):
+        rest = replace(group, X=np.delete(group.X, i, axis=0), Y=np.delete(group.Y, i, axis=0))
+        alone = np.stack(rest.scores(as_queries(train.X[i : i + 1])))
+        np.testing.assert_allclose(left_out[:, i], alone[:, 0], atol=ROUNDING)
+
+
 def test_a_model_never_observed_lies_4000_points_below_the_pool_and_is_never_moved():
     train = world(missing=0.3)
     train.Y[:, 2] = np.nan
@@ -373,7 +400,7 @@ def test_the_grid_is_served_by_one_search_of_its_largest_n(monkeypatch):
     monkeypatch.setattr(elo, "nearest", counting)
     train = world()
     fit_many(train, train, [Trial(variant=v, seed=42) for v in GRID], "cpu").scores(some_queries(3))
-    assert searched == [400]
+    assert searched == [1000]
 
 
 def test_memory_bounded_parts_of_a_block_do_not_change_the_scores(monkeypatch):
@@ -428,5 +455,10 @@ MUTATIONS = [
         "for t in reversed(range(depth)):",
         "for t in range(depth):",
         "the farthest neighbour has the last word",
+    ),
+    (
+        "nearest_others(self.X, self._depth",
+        "nearest(self.X, self.X, self._depth",
+        "a query that is left out is its own nearest neighbour",
     ),
 ]

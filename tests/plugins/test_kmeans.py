@@ -130,6 +130,13 @@ def test_trials_of_equal_seed_and_number_of_clusters_share_one_clustering(spec, 
     assert calls == [20, 30] * 2
 
 
+def test_every_seed_starts_its_clusters_anew(spec):
+    for count in (5, 12):
+        first = scores(spec, clusters=count)
+        assert np.array_equal(scores(spec, clusters=count), first)
+        assert not np.array_equal(scores(spec, clusters=count, seed=42), first)
+
+
 # --- what every router owes ---------------------------------------------------------------------------
 
 

@@ -288,7 +288,7 @@ def test_the_grid_is_served_by_one_search_of_its_largest_k(monkeypatch):
     monkeypatch.setattr(knn, "nearest", counting)
     train = world()
     fit_many(train, train, [Trial(variant=v, seed=42) for v in GRID], "cpu").scores(some_queries())
-    assert searched == [512]
+    assert searched == [1000]
 
 
 def test_memory_bounded_parts_of_a_block_do_not_change_the_scores(monkeypatch):

@@ -153,6 +153,19 @@ def test_the_blocked_pass_is_the_textbook_algorithm(missing, alpha, ridge, monke
     assert sorted(found.rows) == list(range(len(train)))
 
 
+@pytest.mark.parametrize("ridge", [0.1, 30.0])
+def test_a_bandit_variant_has_its_own_ridge_and_bonus(ridge):
+    router = fit(Config("bandit", ridge, alpha=0.5), seed=3)
+    assert torch.equal(router.theta, stream(ridge=ridge, alpha=0.5, seed=3).theta)
+
+
+def test_full_feedback_is_said_to_be_deterministic_and_not_the_authors_form():
+    for variant in GRID:
+        card, bandit = SPEC.variant_card(variant), variant.feedback == "bandit"
+        assert (card.original, card.deterministic) == (bandit, not bandit)
+        assert np.array_equal(scores(variant, seed=0), scores(variant, seed=1)) == card.deterministic
+
+
 @pytest.mark.parametrize("block", [1, 7, 1000])
 def test_sequential_updates_equal_the_batch_solution_on_what_was_played(block, monkeypatch):
     monkeypatch.setattr(linucb, "BLOCK", block)
@@ -375,5 +388,15 @@ MUTATIONS = [
         "gram += whole - part.T @ part",
         "gram += whole",
         "queries on which a model was not observed count in its A",
+    ),
+    (
+        "ridge=v.ridge, alpha=v.alpha",
+        "ridge=1.0, alpha=v.alpha",
+        "the bandit has the same ridge whatever it says",
+    ),
+    (
+        "ridge=v.ridge, alpha=v.alpha",
+        "ridge=v.ridge, alpha=1.0",
+        "the bandit explores as much whatever it says",
     ),
 ]

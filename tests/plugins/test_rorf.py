@@ -47,6 +47,12 @@ def planted(n, seed, informative=True):
 # --- the card and the grid ----------------------------------------------------------------------------
 
 
+def test_pairs_are_for_pools_that_can_afford_them():
+    spec = rorf.register_router()
+    assert len(spec.variants(13)) == 15
+    assert [v.forest for v in spec.grid if v not in spec.variants(14)] == ["pairwise"]
+
+
 def test_card_says_stochastic_and_calibrated():
     assert (CARD.name, CARD.year, CARD.family) == ("rorf", 2024, "trees")
     assert CARD.calibrated and not CARD.deterministic and "missing-labels" in CARD.supports
@@ -252,6 +258,14 @@ def test_what_stands_behind_a_missing_label_changes_nothing(forest):
     assert np.array_equal(again, scores(train=sparse, forest=forest))
 
 
+def test_the_shared_forest_grows_on_the_models_level_where_a_label_is_missing():
+    Y = np.array([[1, NAN], [1, 0], [NAN, 1], [0, 1]] * 5, np.float32)
+    rows, targets = rorf._targets(Y, "shared")
+    levels = rorf.model_means(Y)
+    assert levels.min() > 0.4 and rows.tolist() == list(range(20))
+    assert targets[:3] == pytest.approx(np.array([[1, levels[1]], [1, 0], [levels[0], 1]]))
+
+
 @pytest.mark.parametrize("forest", FORMS)
 def test_a_model_never_observed_scores_the_pools_mean(forest):
     Y = TRAIN.Y.copy()
@@ -270,6 +284,22 @@ def test_independent_forests_are_those_of_the_model_alone(monkeypatch):
         rows = ~np.isnan(sparse.Y[:, m])
         alone = labelled(sparse.X[rows], sparse.Y[rows][:, [m]])
         assert np.array_equal(scores(train=alone, forest="independent")[:, 0], found[:, m])
+
+
+@pytest.mark.parametrize("forest", FORMS)
+def test_every_seed_grows_a_forest_of_its_own(forest):
+    assert not np.array_equal(scores(forest=forest, seed=7), scores(forest=forest))
+
+
+def test_a_split_tries_the_variants_share_of_the_features():
+    sqrt, tenth, every = (scores(features=features) for features in ("sqrt", 0.1, 1.0))
+    assert not np.array_equal(sqrt, every) and not np.array_equal(tenth, sqrt)  # of 8: 2, 1 and 8
+
+
+def test_a_leaf_has_at_least_the_variants_queries():
+    for tree in rorf._forest(TRAIN.X, TRAIN.Y.astype(np.float64), small(leaf=15), 0):
+        leaves = tree.tree_.children_left < 0
+        assert tree.tree_.n_node_samples[leaves].min() >= 15
 
 
 def test_no_label_at_all_is_an_error_that_says_so():
@@ -357,5 +387,13 @@ MUTATIONS = [
         "seen = ~np.isnan(Y)\n    order",
         "seen = np.ones(Y.shape, bool)\n    order",
         "missing labels are counted",
+    ),
+    ("np.where(seen, Y, model_means(Y))", "np.where(seen, Y, 0)", "missing labels are grown as wrong"),
+    ("random_state=state", "random_state=0", "every seed grows the same trees"),
+    ("max_features=variant.features", 'max_features="sqrt"', "the share of features is ignored"),
+    (
+        "min_samples_leaf=variant.leaf",
+        "min_samples_split=max(2, variant.leaf)",
+        "the least size is that of a split, not of a leaf",
     ),
 ]

@@ -65,18 +65,35 @@ def test_outcomes_against_the_best_model_are_the_hand_computed_ones():
         [NAN] * 3,
         [0.15, -1, NAN],
     ]
-    assert tag_router.outcomes(Y) == pytest.approx(np.array(expected, "f4"), nan_ok=True)
+    assert tag_router.outcomes(Y, -1.0) == pytest.approx(np.array(expected, "f4"), nan_ok=True)
+    lenient = np.where(np.equal(expected, -1), 0, expected)
+    assert tag_router.outcomes(Y, 0.0) == pytest.approx(lenient.astype("f4"), nan_ok=True)
 
 
 def test_one_label_makes_no_reference():
     Y = np.array([[1, 0, NAN], [1, 0, NAN], [0, 1, 1], [1, 0, NAN]] * 5, "f4")
     Y[3:, 2] = NAN  # one label, of 1, where the first is wrong
-    assert tag_router.outcomes(Y)[:, 0] == pytest.approx(tag_router.TIE)
+    assert tag_router.outcomes(Y, -1.0)[:, 0] == pytest.approx(tag_router.TIE)
+
+
+def test_the_reference_has_the_highest_level_not_the_most_right_answers():
+    Y = np.zeros((100, 2), "f4")
+    Y[:60, 0], Y[:50, 1], Y[50:, 1] = 1, 1, NAN  # 60 of 100 against 50 of 50
+    Y[:20, 0], Y[60:80, 0] = 0, 1
+    assert (tag_router.outcomes(Y, -1.0)[:50, 1] == np.float32(tag_router.TIE)).all()
+
+
+def test_text_variants_say_that_they_read_the_text_and_know_no_seed():
+    spec = tag_router.register_router()
+    for variant in GRID:
+        card, text = spec.variant_card(variant), variant.tagger == "text"
+        assert (card.reads == "text", card.deterministic) == (text, text)
+        assert card.original == (variant.scorer != "smoothed")
 
 
 def test_mean_outcomes_are_not_cut_as_labels_are():
     Y = np.array([[1, 0], [1, 0], [1, 1]], "f4")  # all known: the mean of -1, -1, .15
-    assert tag_router.mean_outcomes(tag_router.outcomes(Y)) == pytest.approx([0.15, -1.85 / 3])
+    assert tag_router.mean_outcomes(tag_router.outcomes(Y, -1.0)) == pytest.approx([0.15, -1.85 / 3])
     table = tag_router.tag_table(Y, np.array([[0], [0], [0]]), 2, Config(scorer="rate", shrinkage=1.0))
     assert table[:, 1] == pytest.approx([(-1.85 - 1.85 / 3) / 4, -1.85 / 3])
 
@@ -115,6 +132,10 @@ def test_scores_add_up_the_tags_of_a_query_and_probabilities_average_them(scorer
     router = fit(scorer=scorer)
     added = router.fitted.table[tags_of(router, TEST)].sum(axis=1)
     assert router.scores(TEST) == pytest.approx(added / (3 if scorer == "smoothed" else 1), abs=1e-6)
+
+
+def test_what_a_loss_counts_changes_the_scores():
+    assert not np.array_equal(scores(loss=0.0), scores())
 
 
 @pytest.mark.parametrize("tagger", [EMB, TEXT])
@@ -369,7 +390,7 @@ def test_a_model_never_run_gets_the_documented_prior(kind):
     Y[:, k] = NAN
     others = [i for i in range(4) if i != k]
     router = fit(train=with_labels(Y), **kind)
-    values = Y if kind["scorer"] == "smoothed" else tag_router.outcomes(Y)
+    values = Y if kind["scorer"] == "smoothed" else tag_router.outcomes(Y, -1.0)
     prior = 0 if kind["scorer"] == "sum" else values[:, others].mean(dtype="f8")
     assert router.fitted.table[:, k] == pytest.approx(prior, abs=1e-5)
     assert np.array_equal(router.fitted.table[:, others], fit(**kind).fitted.table[:, others])
@@ -406,8 +427,8 @@ def test_a_router_from_its_state_gives_the_same_scores(kind, tmp_path):
 
 MUTATIONS = [
     (
-        "np.select([lead > 0, lead == 0, lead < 0], [WIN, TIE, LOSS], np.nan)",
-        "np.select([lead > 0, lead == 0], [WIN, TIE], LOSS)",
+        "np.select([lead > 0, lead == 0, lead < 0], [WIN, TIE, loss], np.nan)",
+        "np.select([lead > 0, lead == 0], [WIN, TIE], loss)",
         "a pair that was not observed counts as a loss",
     ),
     ("np.where(count > 0, total, self.overall)", "total", "a query without tags scores 0 for every model"),
@@ -416,4 +437,6 @@ MUTATIONS = [
         "(weights.col, weights.data, weights.row)",
         "a text gets its terms of lowest TF-IDF",
     ),
+    ("np.nanargmax(level(Y))", "np.nansum(Y, axis=0).argmax()", "the reference has the most right answers"),
+    ("outcomes(Y, variant.loss)", "outcomes(Y, -1.0)", "a loss counts the same in every variant"),
 ]
