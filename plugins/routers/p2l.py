@@ -16,7 +16,8 @@ is argmax beta. A label between 0 and 1 counts as the chance of being correct, i
 The default is bt_tie with the anchor. bt_tie ranks models by mean accuracy where labels are complete (the row sums
 of its gradient are Borda's count); bt and grk need not. bt_tie and the anchor pull on the spread of beta with
 different strength, so even anchored coefficients are not quite log-odds: the score is sigma(a beta + b), one
-monotone map for all models and queries, fitted on a tenth of train that the head does not learn from. It changes no route:
+monotone map for all models and queries: a is fitted on a tenth of train that the head does not learn from, b so that the
+mean score on train is the mean label. It changes no route:
 where float32 would round two coefficients to one score, the lower one's is a last digit lower.
 """
 
@@ -123,13 +124,13 @@ class P2lRouter(HeadRouter):
         )
 
     def finish(self, data: Data) -> None:
-        held = held_out(len(data.X), CALIBRATION, self.seed).to(data.device)
-        beta = self._coefficients(self.outputs(data.X[held].double())).cpu().numpy()
-        Y = data.train.Y[held.cpu().numpy()]
-        # On what the head learnt from it is surer than it is right.
-        slope, offset = (0.0, 0.0) if np.isnan(Y).all() else fit_sigmoid(beta, Y)
+        held = held_out(len(data.X), CALIBRATION, self.seed).numpy()
+        beta = self._coefficients(self.outputs(data.X.double())).cpu().numpy()
+        Y = data.train.Y
+        # On what the head learnt from it is surer than it is right: the slope is of the others alone.
+        slope = 0.0 if np.isnan(Y[held]).all() else fit_sigmoid(beta[held], Y[held])[0]
         # Where no map fits, routes must stay those of the coefficients all the same.
-        pair = (slope, offset) if slope > 0 else (1.0, 0.0)
+        pair = (slope, offset_of(slope * beta, Y)) if slope > 0 else (1.0, 0.0)
         self.buffers["slope"], self.buffers["offset"] = torch.tensor(
             pair, dtype=torch.float64, device=data.device
         )
@@ -140,6 +141,21 @@ class P2lRouter(HeadRouter):
 
     def _coefficients(self, outputs: Tensor) -> Tensor:
         return coefficients_beside_eta(outputs) if self.variant.loss == "grk" else outputs
+
+
+def offset_of(z: NDArray[np.float64], Y: Float32) -> float:
+    """Logits z [N, K], labels Y [N, K], NaN = not observed -> b with which the mean of sigma(z + b) is the mean label.
+
+    Where labels are all equal, what takes the mean within 1e-6 of them.
+    """
+    known = ~np.isnan(Y)
+    wanted = float(Y[known].mean(dtype=np.float64).clip(1e-6, 1 - 1e-6))
+    low, high = -100 - float(z[known].max()), 100 - float(z[known].min())
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = float((1 / (1 + np.exp(-np.clip(z[known] + middle, -50, 50)))).mean()) > wanted
+        low, high = (low, middle) if above else (middle, high)
+    return (low + high) / 2
 
 
 def in_order(P: Tensor, beta: Tensor) -> Tensor:
@@ -316,7 +332,7 @@ CARD = RouterCard(
         "A head on frozen embeddings; the original fine-tunes a language model of 1.5B to 7B with it.",
         "Votes are the pairs of labels of one query, averaged over pairs and then over queries, not human preferences.",
         "The anchor, games against a virtual opponent that fix each query's constant, is ours.",
-        "Scores are sigma(a beta + b) with one a > 0 and b fitted on a tenth of train, which the head does not learn from; the original gives beta, or sigma(beta) of grk.",
+        "Scores are sigma(a beta + b) with one a > 0 fitted on a tenth of train, which the head does not learn from, and b by the mean label; the original gives beta, or sigma(beta) of grk.",
         "Without an anchor (bt, bt_tie) a query's constant is open: there that map is right on average only.",
         "The default head has a hidden layer of 256 ReLUs; the linear head of the paper is a variant.",
         "Coefficients start at the logit of each model's level on train and output weights at 0, not at random.",
