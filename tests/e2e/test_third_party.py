@@ -209,7 +209,7 @@ def register_router():
 """
 BROKEN = {
     "deterministic-under-a-seed",
-    "seed-changes-nothing-if-the-card-says-so",
+    "every-seed-matters",
     "global-chance-untouched",
     "batch-equals-one-by-one",
     "well-formed-grid",
