@@ -1,18 +1,15 @@
-"""Checks of wiring: what the grid varies, what the seed decides and what is held out must reach what is learned.
-
-The whole grid is fitted once per seed, on one world: the checks here share these fits.
-"""
+"""Checks of wiring: what the grid varies, what the seed decides and what is held out must reach what is learned."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from rph.api import RouterSpec, Trial, variant_name
 from rph.conformance.requirements import fit_router, require, require_equal
 from rph.conformance.suite import NotApplicable, owed
-from rph.conformance.worlds import NAN, SEED, smooth_world
+from rph.conformance.worlds import NAN, SEED, World, smooth_world
 from rph.lazy import np
 
 if TYPE_CHECKING:
@@ -21,14 +18,14 @@ if TYPE_CHECKING:
 HIDDEN = 0.3  # of the train labels, where some are to become observed
 
 
-@functools.lru_cache(maxsize=2)  # the two seeds of one router
-def _whole_grid(spec: RouterSpec, seed: int) -> dict[Any, Float32]:
-    """Variant -> its scores on the test queries, of those that are for the world's pool.
+def _world() -> World:
+    """So large that caps on clusters, and on leaves, do not make all sizes one."""
+    return smooth_world(700, 80, 60, K=7)
 
-    The world is so large that caps on clusters, and on leaves, do not make all sizes one.
-    """
-    world = smooth_world(900, 80, 60, K=8)
-    variants = spec.variants(len(world.train.models))
+
+def _scores(spec: RouterSpec, variants: Sequence[Any], seed: int) -> dict[Any, Float32]:
+    """Variant -> its scores on the test queries, all fitted together."""
+    world = _world()
     if spec.fit_many is None:
         return {v: fit_router(spec, world, seed=seed, variant=v).scores(world.test) for v in variants}
     trials = [Trial(variant=variant, seed=seed) for variant in variants]
@@ -39,8 +36,8 @@ def _whole_grid(spec: RouterSpec, seed: int) -> dict[Any, Float32]:
 @owed
 def every_field_matters(spec: RouterSpec) -> None:
     """Each field that the grid varies changes scores, in variants that differ in it alone where there are such."""
-    scores = _whole_grid(spec, SEED)
-    variants = list(scores)
+    variants = spec.variants(len(_world().train.models))
+    scores = _scores(spec, variants, SEED)
     dead = []
     for name in (field.name for field in fields(variants[0])):
         pairs = [
@@ -58,13 +55,15 @@ def every_field_matters(spec: RouterSpec) -> None:
 @owed
 def every_seed_matters(spec: RouterSpec) -> None:
     """The first variant that knows chance scores otherwise with another seed, and none that is said to be deterministic."""
-    first, second = (_whole_grid(spec, seed) for seed in (SEED, SEED + 1))
-    by_chance = [variant for variant in first if not spec.variant_card(variant).deterministic]
-    for variant in first.keys() - set(by_chance):
+    variants = spec.variants(len(_world().train.models))
+    deterministic = [variant for variant in variants if spec.variant_card(variant).deterministic]
+    # Not all that know chance: a codebook as large as the world, say, is the same whoever draws it.
+    by_chance = [variant for variant in variants if variant not in deterministic][:1]
+    first, second = (_scores(spec, [*deterministic, *by_chance], seed) for seed in (SEED, SEED + 1))
+    for variant in deterministic:
         what = f"{variant_name(variant)}, which is said to be deterministic, with two seeds"
         require_equal(second[variant], first[variant], what)
-    # Not all: a codebook as large as the world, say, is the same whoever draws it.
-    for variant in by_chance[:1]:
+    for variant in by_chance:
         same = np.array_equal(second[variant], first[variant])
         require(not same, f"{variant_name(variant)}, which is not said to be deterministic, ignores the seed")
 
