@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rph import Labelled, Queries, RouterCard, RouterSpec, VariantCard, hookimpl
 from rph.arrays import to_device
 from rph.lazy import torch
-from rph.training.clusters import Clustering, ClusterRouter, cluster_means, clustered, nearest
+from rph.training.clusters import Clustering, ClusterRouter, cluster_means, clustered, nearest_centre
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class KMeansRouter(ClusterRouter):
 
     def scores(self, queries: Queries) -> Float32:
         X = to_device(queries.unit, str(self.centres.device))
-        result: Float32 = self.means[nearest(X, self.centres)].cpu().numpy()
+        result: Float32 = self.means[nearest_centre(X, self.centres)].cpu().numpy()
         return result
 
     def state(self) -> dict[str, NDArray[Any]]:

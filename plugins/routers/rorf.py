@@ -350,8 +350,8 @@ CARD = RouterCard(
     fidelity=(
         "One forest for all models, or one per model in a variant; RoRF's, one per two models, is one for at most 13 models.",
         "A model's score is its marginal P(correct); RoRF thresholds P(weaker model correct) between two models.",
-        "A split tries the square root or a tenth of the dimensions; RoRF tries all (features=1.0, opt-in).",
-        "All features are tried in three variants on 64 principal components instead of the whole embedding.",
+        "A split tries the square root or a tenth of the dimensions; RoRF tries all.",
+        "Three variants try all, of 64 principal components instead of the whole embedding.",
         "Leaf values are re-estimated from all observed training labels, not from the tree's bootstrap sample.",
         "Each leaf counts one label at the model's overall mean besides its own; RoRF's leaves count none.",
         "Trees of the shared forest are grown with missing labels replaced by the model's mean.",

@@ -294,7 +294,7 @@ class Clustering
 def cluster_means(Y: Float32, assignment: torch.Tensor, clusters: int, *, shrinkage: float) -> Float32
 def clustered(router: type[ClusterRouter]) -> Callable[[Labelled, Labelled, Sequence[Trial], str], ClusterGroup]
 def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator) -> Clustering
-def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor
+def nearest_centre(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor
 # rph.training.neighbours
 def nearest(queries: Float32, train: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]
 def nearest_others(X: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]

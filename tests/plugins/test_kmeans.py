@@ -11,7 +11,7 @@ from tests.worlds import grouped, labelled, unrelated
 from rph import Queries, Trial, UsageError
 from rph.registry import installed
 from rph.training import clusters
-from rph.training.clusters import cluster_means, kmeans, nearest
+from rph.training.clusters import cluster_means, kmeans, nearest_centre
 
 NAN = np.nan
 
@@ -65,7 +65,7 @@ def test_a_cluster_per_query_without_shrinkage_is_the_nearest_neighbour(spec):
 
 def test_exchanging_labels_within_a_cluster_leaves_scores_unchanged(spec):
     router = fit(spec)
-    cluster = nearest(torch.tensor(TRAIN.unit), router.centres).numpy()
+    cluster = nearest_centre(torch.tensor(TRAIN.unit), router.centres).numpy()
     rng = np.random.default_rng(0)
     Y = TRAIN.Y.copy()
     for c in np.unique(cluster):
@@ -77,7 +77,7 @@ def test_exchanging_labels_within_a_cluster_leaves_scores_unchanged(spec):
 
 def test_scores_are_constant_inside_a_cluster(spec):
     router = fit(spec)
-    found, cluster = router.scores(TEST), nearest(torch.tensor(TEST.unit), router.centres).numpy()
+    found, cluster = router.scores(TEST), nearest_centre(torch.tensor(TEST.unit), router.centres).numpy()
     assert len(np.unique(cluster)) > 3
     for c in np.unique(cluster):
         assert (found[cluster == c] == found[cluster == c][0]).all()
@@ -90,7 +90,7 @@ def test_scores_on_train_average_to_the_observed_means_without_shrinkage(spec):
 
 def test_a_score_is_the_shrunk_mean_label_of_the_cluster(spec):
     router = fit(spec, shrinkage=5.0)
-    cluster = nearest(torch.tensor(TRAIN.unit), router.centres).numpy()
+    cluster = nearest_centre(torch.tensor(TRAIN.unit), router.centres).numpy()
     rows = TRAIN.Y[cluster == cluster[0]]
     expected = (rows.sum(axis=0) + 5 * TRAIN.Y.mean(axis=0)) / (len(rows) + 5)
     assert router.scores(TRAIN)[0] == pytest.approx(expected, abs=1e-6)
@@ -179,7 +179,7 @@ def test_with_most_labels_missing_only_the_observed_ones_count(spec):
     sparse = grouped(missing=0.6)
     router = fit(spec, train=sparse, shrinkage=0.0)
     found = router.scores(sparse)
-    cluster = nearest(torch.tensor(sparse.unit), router.centres).numpy()
+    cluster = nearest_centre(torch.tensor(sparse.unit), router.centres).numpy()
     for c in np.unique(cluster):
         assert found[cluster == c][0] == pytest.approx(np.nanmean(sparse.Y[cluster == c], axis=0), abs=1e-6)
     assert np.array_equal(scores(spec, sparse, train=worlds.with_other_nans(sparse), shrinkage=0.0), found)

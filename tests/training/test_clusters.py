@@ -11,7 +11,7 @@ from tests.worlds import grouped
 
 from rph import Trial
 from rph.training import clusters
-from rph.training.clusters import ClusterRouter, cluster_means, clustered, kmeans, nearest
+from rph.training.clusters import ClusterRouter, cluster_means, clustered, kmeans, nearest_centre
 
 NAN = np.nan
 
@@ -48,7 +48,7 @@ def test_the_inertia_is_the_sum_of_squared_distances_to_the_returned_centres():
     X = blobs(500)
     found = kmeans(X, 7, generator=chance())
     assert found.inertia == pytest.approx(float((X - found.centres[found.assignment]).square().sum()), 1e-5)
-    assert torch.equal(found.assignment, nearest(X, found.centres))
+    assert torch.equal(found.assignment, nearest_centre(X, found.centres))
 
 
 def test_centres_are_the_means_of_their_rows():
@@ -133,10 +133,10 @@ def test_nearest_is_the_centre_at_the_smallest_distance_in_any_block_size(n, cou
     brute = ((X[:, None] - centres) ** 2).sum(dim=2).argmin(dim=1)
     block, clusters.BLOCK = clusters.BLOCK, 37
     try:
-        in_blocks = nearest(X, centres)
+        in_blocks = nearest_centre(X, centres)
     finally:
         clusters.BLOCK = block
-    assert torch.equal(in_blocks, brute) and torch.equal(nearest(X, centres), brute)
+    assert torch.equal(in_blocks, brute) and torch.equal(nearest_centre(X, centres), brute)
 
 
 def test_rows_added_in_order_have_the_same_sums():

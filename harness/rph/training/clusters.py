@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
     from rph.api import Float32
 
-__all__ = ["ClusterGroup", "ClusterRouter", "Clustering", "cluster_means", "clustered", "kmeans", "nearest"]
+__all__ = [
+    "ClusterGroup",
+    "ClusterRouter",
+    "Clustering",
+    "cluster_means",
+    "clustered",
+    "kmeans",
+    "nearest_centre",
+]
 
 BLOCK = 1 << 20  # similarities [rows, C] held at once: 4 MB
 ITERATIONS = 100
@@ -50,7 +58,7 @@ def kmeans(X: torch.Tensor, clusters: int, *, generator: torch.Generator) -> Clu
     return _lloyd(X, start, TOLERANCE * float(X.var(dim=0, correction=0).mean()))
 
 
-def nearest(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+def nearest_centre(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     """X [N, d], centres [C, d] -> [N] int64, the nearest centre of each row; ties go to the lower index."""
     # |x - c|^2 is smallest where x.c - |c|^2 / 2 is largest: |x|^2 is the same for every centre.
     offset = -centres.square().sum(dim=1) / 2  # [C]
@@ -174,12 +182,12 @@ def _plus_plus(X: torch.Tensor, clusters: int, generator: torch.Generator) -> to
 
 def _lloyd(X: torch.Tensor, centres: torch.Tensor, tolerance: float) -> Clustering:
     """Assign rows to centres and move centres to the means of their rows until neither changes."""
-    assignment = nearest(X, centres)
+    assignment = nearest_centre(X, centres)
     for _ in range(ITERATIONS):
         moved = _means(X, centres, assignment)
         shift = float((moved - centres).square().sum())
         centres, before = moved, assignment
-        assignment = nearest(X, centres)
+        assignment = nearest_centre(X, centres)
         if shift <= tolerance or torch.equal(assignment, before):
             break
     inertia = float(_squared_distances(X, centres, assignment).sum(dtype=torch.float64))
