@@ -240,6 +240,7 @@ class Validation
 def bce_loss(outputs: Tensor, batch: Batch) -> Tensor
 def chance(seed: int, purpose: str, device: str | torch.device = 'cpu') -> torch.Generator
 def feed_forward(parameters: Parameters, X: Tensor, draw: Draw, name: str = '') -> Tensor
+def held_out(n: int, share: float, seed: int) -> Tensor
 def layers(widths: Sequence[int], generator: torch.Generator, name: str = '', start: Tensor | None = None) -> Parameters
 def level(means: NDArray[np.floating[Any]] | Tensor) -> Tensor
 def masked_bce(z: Tensor, Y: Tensor, M: Tensor) -> Tensor
@@ -263,6 +264,7 @@ class HeadGroup
   def __init__(self, routers: Sequence[HeadRouter]) -> None
   def scores(self, queries: Queries) -> list[Float32]
 class HeadRouter
+  seed: int
   parameters: Parameters
   buffers: dict[str, Tensor]
   def __init__(self, variant: Any = None, device: str = 'cpu') -> None
