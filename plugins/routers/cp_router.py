@@ -242,6 +242,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=False,
+    version=2,
     aliases=("cp_router",),
     fidelity=(
         "A head on the query's embedding, trained on labels, replaces the cheap LLM's distribution over answer options.",

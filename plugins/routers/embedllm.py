@@ -178,6 +178,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
+    version=2,
     fidelity=(
         "Noise is drawn per query and step, not per (model, query) pair.",
         "In two variants noise is measured in the root mean square of the embeddings' coordinates.",

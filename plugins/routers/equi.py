@@ -245,6 +245,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=False,
+    version=2,
     aliases=("equi_router",),
     fidelity=(
         "The loss is that of the authors' code, without the cost tie-break of the paper's Eq. 8 (one variant has it).",

@@ -224,6 +224,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
+    version=2,
     aliases=("irt_router",),
     fidelity=(
         "Components are k-means clusters of the training queries, not abilities that a language model marks.",

@@ -257,6 +257,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
+    version=2,
     aliases=("mess_plus",),
     fidelity=(
         "It differs from mlp in the layer norm, the width, dropout on the embedding too, and standardised inputs.",

@@ -166,6 +166,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
+    version=2,
     needs=("labels", "train-neighbours"),
     fidelity=(
         "A model's abilities are free parameters, not a linear map of an embedding of its description.",

@@ -131,6 +131,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
+    version=2,
     aliases=("mlp_cn",),
     fidelity=(
         "One network with an output per model, not one network per model (a variant here).",

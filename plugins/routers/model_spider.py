@@ -314,6 +314,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=False,
+    version=2,
     needs=("labels", "train-neighbours"),
     aliases=("model_spider",),
     fidelity=(

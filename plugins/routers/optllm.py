@@ -309,6 +309,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
+    version=2,
     aliases=("optllm_xgb",),
     fidelity=(
         "XGBoost is the single-objective form of the official code; its main form boosts nothing (random forests).",

@@ -197,11 +197,9 @@ def contrast(similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor
 
 
 def describe(variant: Config) -> VariantCard:
-    theirs = variant.weight == 1 and variant.hidden == 0 and variant.temperature == 1
+    theirs = variant.weight == 1 and variant.hidden == 0
     why = (
-        "both losses at weight 1 and temperature 1"
-        if theirs
-        else ("the temperature, the weight of the second loss or the hidden layer is ours")
+        "both losses at weight 1" if theirs else ("the weight of the second loss or the hidden layer is ours")
     )
     return VariantCard(original=theirs, why=why)
 
@@ -215,6 +213,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=False,
+    version=2,
     aliases=("router_dc",),
     fidelity=(
         "The encoder is frozen: a map g on its embeddings is trained, linear or with one hidden layer of 512.",
@@ -227,7 +226,7 @@ CARD = RouterCard(
         "Clusters are k-means on the frozen embeddings at length 1, without t-SNE.",
         "The positive of the second loss is never the query itself; a query without a partner adds nothing to it.",
         "Both losses are divided by the temperature; of the authors' two training scripts one does so, the other divides the first.",
-        "Temperatures below 1, larger learning rates, all or 8 positives and 32 clusters are ours.",
+        "Temperatures below 1, larger learning rates, all positives or one and 32 clusters are ours.",
         "Weights below 1 of the second loss are ours, as is its weight 0.",
         "Up to 20 epochs, or 2000 steps where that is more, best val routing accuracy; the original takes 1000 steps.",
         "Batches of 64 queries, of 256 where there are more than 50000.",

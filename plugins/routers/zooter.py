@@ -192,6 +192,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=False,
+    version=2,
     aliases=("zooter_lite",),
     fidelity=(
         "The reward is the label, divided by a temperature: there is no reward model.",
