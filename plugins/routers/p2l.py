@@ -327,7 +327,7 @@ CARD = RouterCard(
     licence="MIT",
     deterministic=False,
     calibrated=True,
-    version=3,  # 1: the map to probabilities was fitted on train
+    version=3,  # 1: the map to probabilities was fitted on train, 2: on val
     fidelity=(
         "A head on frozen embeddings; the original fine-tunes a language model of 1.5B to 7B with it.",
         "Votes are the pairs of labels of one query, averaged over pairs and then over queries, not human preferences.",

@@ -562,6 +562,12 @@ def test_a_step_is_that_of_torchs_own_optimiser(own, kind, options):
         assert torch.allclose(found[name], value, atol=1e-5), name
 
 
+def test_a_torch_without_the_step_of_an_optimiser_is_told(monkeypatch):
+    monkeypatch.delattr(torch, "_fused_adamw_")
+    with pytest.raises(RphError, match="has no _fused_adamw_"):
+        train(Script(1.0))
+
+
 def test_heads_of_other_shapes_or_losses_are_trained_in_stacks_of_their_own():
     made = [{"width": 8}, {"width": 4}, {"batch": 64}, {"width": 4, "learning_rate": 1e-2}]
     alone = [fit_heads([head(**how)])[0] for how in made]

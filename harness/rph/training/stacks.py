@@ -8,7 +8,7 @@ out as it would alone, up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -126,7 +126,7 @@ class _Part:
         if not values:
             return
         if training.optimiser == "sgd":
-            torch._fused_sgd_(
+            _fused("sgd")(
                 values,
                 gradients,
                 first if training.momentum else [],
@@ -139,8 +139,7 @@ class _Part:
                 is_first_step=False,
             )
             return
-        update = torch._fused_adamw_ if training.optimiser == "adamw" else torch._fused_adam_
-        update(
+        _fused(training.optimiser)(
             values,
             gradients,
             first,
@@ -235,7 +234,8 @@ class _Stack:
             for target, shared in zip(self.targets, self.shared, strict=True)
         )
         first = self.heads[0]
-        torch._foreach_zero_(self.gradients)
+        for gradient in self.gradients:
+            gradient.zero_()
         outputs = first.forward(self.parameters, first.X[rows], self.draw)
         batch = Batch(targets=targets, constants=self.constants, parameters=self.parameters, draw=self.draw)
         # Each head's loss depends on its own parameters only: the gradient of the sum is each one's own.
@@ -276,6 +276,20 @@ class _Stack:
     def parameters_of(self, place: int) -> Parameters:
         row = self.alive.index(place)
         return {name: value[row].detach().clone() for name, value in self.parameters.items()}
+
+
+def _fused(optimiser: str) -> Callable[..., None]:
+    """The step of torch's own fused optimiser, which is no part of its public interface. RphError where there is none."""
+    name = f"_fused_{optimiser}_"
+    try:
+        step: Callable[..., None] = getattr(torch, name)
+    except AttributeError as error:
+        raise RphError(
+            f"torch {torch.__version__} has no {name}",
+            why="heads are trained by it, and it is no part of torch's public interface; torch 2.13 has it",
+            fix="install torch 2.13.0, the version in constraints.txt",
+        ) from error
+    return step
 
 
 def _run(head: Head) -> _Run:
