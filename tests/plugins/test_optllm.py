@@ -223,7 +223,7 @@ def test_resamples_are_weighted_by_their_accuracy_on_what_they_left_out():
 
 
 def test_weights_are_of_train_labels_that_a_resample_left_out():
-    found = fit(resamples=3).boosters
+    found = fit(resamples=3, seed=0).boosters
     draws = list(optllm._resamples(len(TRAIN), 3, 0))
     left_out = [np.ones_like(TRAIN.Y) * (counts == 0)[:, None] for counts in draws]
     wanted = resample_weights(list(found.probabilities(TRAIN.X)), TRAIN.Y, left_out)
