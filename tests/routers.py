@@ -1,5 +1,7 @@
 """What every router owes, for the tests of each: the checks that they share, and the heads that they look at."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,13 @@ def check_permuted_routes(scores, train, val, test):
 def routed(scores, of):
     """The labels [N] of the models that scores [N, K] choose."""
     return of.Y[np.arange(len(of)), scores.argmax(axis=1)]
+
+
+def check_fields_matter(scores, variant, **others):
+    """`scores` of the test queries by a variant: another value of each of these fields changes them."""
+    plain = scores(variant)
+    for name, value in others.items():
+        assert not np.array_equal(scores(replace(variant, **{name: value})), plain), name
 
 
 # --- routers that are heads ---------------------------------------------------------------------------

@@ -437,6 +437,15 @@ def test_no_label_at_all_is_an_error_that_says_so():
         fit(train=worlds.without_labels(TRAIN))
 
 
+def test_the_rows_held_out_are_those_of_the_seed(monkeypatch):
+    seeds, real = [], held_out
+    monkeypatch.setattr(
+        cp_router, "held_out", lambda n, share, seed: seeds.append(seed) or real(n, share, seed)
+    )
+    fit(seed=5)
+    assert seeds == [5, 5]  # what the head does not learn from, and what calibrates
+
+
 MUTATIONS = [
     (
         "n + 1 - math.floor((n + 1) * alpha + 1e-9)",
@@ -445,4 +454,14 @@ MUTATIONS = [
     ),
     ("(size >= 1) & (size <= largest)", "size <= largest", "an empty set is trusted"),
     ("M * (~held)[:, None].to(M)", "M", "the head learns from the calibration slice"),
+    (
+        "held_out(len(data.X), CALIBRATION, self.seed)",
+        "held_out(len(data.X), CALIBRATION, 0)",
+        "rows of seed 0 calibrate",
+    ),
+    (
+        "held_out(len(data.X), CALIBRATION, seed)",
+        "held_out(len(data.X), CALIBRATION, 0)",
+        "the head holds out the rows of seed 0",
+    ),
 ]

@@ -23,8 +23,8 @@ WORLD = priced(world(550))
 TRAIN, VAL, TEST = (worlds.part(WORLD, *rows) for rows in ((0, 300), (300, 400), (400, 550)))
 BEST = int(TRAIN.Y.mean(axis=0).argmax())
 CHEAPEST = 1
-SMALL = {"hidden": (16,), "threshold": 0.8}
-FORMS = [{}, {"hidden": ()}, {"hidden": (8, 4)}, {"form": "pair"}, {"form": "ties-half"}]
+SMALL = {"hidden": (16,), "share": 0.3}
+FORMS = [{}, {"hidden": ()}, {"hidden": (8, 4)}, {"form": "pair"}, {"form": "ties-half"}, {"share": "paper"}]
 each_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: str(*form.values()) or "default")
 
 
@@ -46,25 +46,25 @@ def no_worse(Y, reference):
     return Y - Y[:, [reference]] >= 0
 
 
-def with_threshold(router, threshold, form="nlabel"):
-    variant = Config(router.variant.hidden, threshold, form)
-    return HybridRouter.from_state(router.state(), variant=variant, device="cpu")
-
-
 # --- the card and the grid ----------------------------------------------------------------------------
-
-
-def test_the_grid_is_the_specified_one_with_the_default_first():
-    heads, thresholds = ((), (256,), (128, 64)), (0.5, 0.8, 0.9, 0.95, 0.98)
-    assert GRID[0] == Config()
-    assert len(GRID) == 15 and set(GRID) == {Config(h, tau) for h in heads for tau in thresholds}
-    assert {variant.form for variant in GRID} == {"nlabel"}
 
 
 def test_the_card_says_stochastic_and_uncalibrated_and_has_the_papers_name_as_alias():
     assert (CARD.name, CARD.aliases, CARD.paper) == ("hybrid-llm", ("hybrid_llm",), "arXiv:2404.14618")
     assert not CARD.deterministic and not CARD.calibrated
     assert register_router().router is HybridRouter
+
+
+def test_the_papers_forms_are_those_whose_threshold_follows_the_papers_rule():
+    original = [variant for variant in GRID if register_router().variant_card(variant).original]
+    assert original == [variant for variant in GRID if variant.share == "paper"]
+
+
+def test_variants_route_a_planted_pair_in_many_ways():
+    train, val, test = easy(2000, 0), easy(400, 1), easy(1000, 2)
+    group = register_router().fit_many(train, val, [Trial(variant=v, seed=0) for v in GRID], "cpu")
+    routes = {scores.argmax(axis=1).tobytes() for scores in group.scores(test)}
+    assert len(GRID) == 15 and len(routes) >= 8
 
 
 # --- labels, reference and order ----------------------------------------------------------------------
@@ -107,6 +107,18 @@ def test_the_reference_is_the_model_of_the_best_observed_mean():
     assert int(fit().buffers["reference"]) == BEST
 
 
+def test_the_reference_and_the_slack_are_learnt_without_the_rows_that_calibrate():
+    held = HybridRouter.calibration_rows(len(TRAIN), 3)
+    Y = TRAIN.Y.copy()
+    Y[held] = [1, 0, 0, 0]
+    Y[np.delete(np.arange(300), held)[:, None], 0] *= 0.5
+    plain = fit(train=with_labels(Y), seed=3)
+    Y[held] = [0, 0.3, 1, 0]
+    other = fit(train=with_labels(Y), seed=3)
+    assert len(held) == 30 and int(plain.buffers["reference"]) == int(other.buffers["reference"])
+    assert all(np.array_equal(value, other.parameters[name]) for name, value in plain.parameters.items())
+
+
 def test_models_are_ordered_by_mean_known_cost_and_without_costs_by_their_means():
     means = np.array([0.4, 0.6, 0.5, 0.7], "f4")
     C = np.array([[3, 1, NAN, NAN], [5, NAN, 2, NAN]], "f4")
@@ -128,34 +140,71 @@ def test_models_are_ordered_by_mean_known_cost_and_without_costs_by_their_means(
 def test_scores_by_hand():
     p = torch.tensor([[0.9, 0.2, 0.7], [0.5, 0.8, 0.1]], dtype=torch.float64)
     rank = torch.tensor([1, 2, 0])
-    found = hybrid_llm.routed(p, rank, 1, Config(threshold=0.8))
+    found = hybrid_llm.routed(p, rank, 1, "nlabel", 0.8)
     assert found.numpy() == pytest.approx(np.array([[2 - 1 / 3, 2 - 2 / 3, 0.7], [0.5, 2 - 2 / 3, 0.1]]))
-    at = hybrid_llm.routed(p, rank, 1, Config(threshold=0.7))[0]
+    at = hybrid_llm.routed(p, rank, 1, "nlabel", 0.7)[0]
     assert at.numpy() == pytest.approx(np.array([2 - 1 / 3, 2 - 2 / 3, 2]))  # p = tau qualifies
-    pair = hybrid_llm.routed(p, rank, 1, Config(threshold=0.3, form="pair"))
+    pair = hybrid_llm.routed(p, rank, 1, "pair", 0.3)
     assert pair.numpy() == pytest.approx(np.array([[-1, 0.3, 0.7], [-1, 0.3, 0.1]]))
-    half = hybrid_llm.routed(p, rank, 1, Config(form="ties-half"))
-    assert half.numpy() == pytest.approx(np.array([[0.9, 0.5, 0.7], [0.5, 0.5, 0.1]]))
 
 
-def test_a_pair_of_one_model_is_that_model():
-    found = hybrid_llm.routed(
-        torch.tensor([[0.9, 0.9]]), torch.tensor([1, 0]), 1, Config(threshold=0.5, form="pair")
-    )
-    assert found.tolist() == [[-1, 0.5]]
+def test_no_query_is_handed_to_a_model_that_is_not_cheaper():
+    p, rank = torch.tensor([[0.9, 0.9, 0.9]]), torch.tensor([2, 1, 0])
+    assert hybrid_llm.cheaper(rank, 1, "nlabel").tolist() == [False, False, True]
+    assert hybrid_llm.cheaper(rank, 0, "nlabel").tolist() == [False, True, True]
+    assert hybrid_llm.cheaper(rank, 0, "pair").tolist() == [False, False, True]
+    assert hybrid_llm.chances(p, rank, 2, "nlabel").tolist() == [0]
+    for form in ("nlabel", "pair"):
+        assert hybrid_llm.routed(p, rank, 2, form, 0.5).argmax(dim=1).tolist() == [2]
 
 
-@pytest.mark.parametrize("hidden", [(), (16,)])
-def test_the_threshold_trades_the_cheapest_model_for_the_reference(hidden):
-    router = fit(hidden=hidden)
-    shares = []
-    for tau in (-0.1, 0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01):
-        chosen = with_threshold(router, tau).scores(TEST).argmax(axis=1)
-        shares.append((chosen == BEST).mean())
-        if tau <= 0:
-            assert (chosen == CHEAPEST).all()
-    assert shares == sorted(shares) and shares[-1] == 1
-    assert 0 < shares[4] < 1 or 0 < shares[5] < 1
+def test_scores_where_ties_are_half_are_the_chances_and_one_half():
+    router = fit(form="ties-half")
+    p = torch.sigmoid(router.outputs(router.inputs(TEST))).float().numpy()
+    p[:, BEST] = 0.5
+    assert np.array_equal(router.scores(TEST), p)
+
+
+# --- the threshold ------------------------------------------------------------------------------------
+
+
+def test_a_threshold_hands_on_its_share():
+    m = torch.tensor([0.2, 0.8, 0.4, 0.6], dtype=torch.float64)
+    found = [hybrid_llm.threshold_of(m, share) for share in (0.25, 0.5, 0.6, 1)]
+    assert found == pytest.approx([0.7, 0.5, 0.5, 0.1])
+    assert hybrid_llm.threshold_of(m, 0) > 1
+
+
+def test_the_papers_threshold_hands_on_as_many_as_cost_one_percent():
+    """Of 200 queries the reference is right on 100; the small model, the surer the earlier, is wrong on some of them."""
+    p = torch.linspace(0.99, 0.01, 200, dtype=torch.float64)[:, None].expand(-1, 2)
+    Y, rank = torch.ones(200, 2, dtype=torch.float64), torch.tensor([0, 1])
+    Y[100:] = 0
+    Y[[30, 60, 90], 0] = 0  # one loss is 1 % of 100 right answers
+
+    def handed(Y):
+        return [
+            int((p[:, 0] >= hybrid_llm.paper_threshold(p, Y, rank, 1, form)).sum())
+            for form in ("nlabel", "pair")
+        ]
+
+    assert handed(Y) == [60, 60]
+    Y[[150, 151], 0] = 1  # gains later make up for two of three
+    assert handed(Y) == [200, 200]
+    Y[:, 0] = NAN  # nothing is known of the small model
+    assert handed(Y) == [0, 0]
+
+
+def test_a_share_is_handed_on_and_none_where_the_cheap_model_is_never_right():
+    train = easy(600, 0)
+    held = train.X[HybridRouter.calibration_rows(600, 5)]
+    for form in ("nlabel", "pair"):
+        for share in (0.1, 0.5):
+            router = fit(train=train, val=easy(100, 1), share=share, form=form, seed=5)
+            assert (router.scores(worlds.as_queries(held)).argmax(axis=1) == 0).mean() == pytest.approx(share)
+        bad = labelled(train.X, train.Y * [0, 1], train.C)
+        found = fit(train=bad, val=easy(100, 1), share="paper", form=form).scores(easy(300, 2))
+        assert (found.argmax(axis=1) == 1).all()
 
 
 def easy(n, seed):
@@ -168,18 +217,9 @@ def easy(n, seed):
 @pytest.mark.parametrize("form", ["nlabel", "pair"])
 def test_easy_queries_go_to_the_cheap_model_and_hard_ones_do_not(enough_steps, hidden, form):
     train, val, test = easy(2000, 0), easy(400, 1), easy(1000, 2)
-    chosen = scores(test, train=train, val=val, hidden=hidden, threshold=0.5, form=form).argmax(axis=1)
+    chosen = scores(test, train=train, val=val, hidden=hidden, share="paper", form=form).argmax(axis=1)
     assert test.Y[np.arange(1000), chosen].mean() >= 0.99
     assert 0.45 <= (chosen == 0).mean() <= 0.55
-
-
-def test_at_one_half_nearly_all_queries_go_to_the_cheapest_model_where_most_pairs_match():
-    rng = np.random.default_rng(0)
-    train = labelled(
-        TRAIN.X, rng.random((300, 3)) < [0.35, 0.4, 0.5], np.tile([1.0, 2, 3], (300, 1)).astype("f4")
-    )
-    found = scores(train=train, val=worlds.part(train, 0, 100), threshold=0.5)
-    assert (found.argmax(axis=1) == 0).mean() > 0.95
 
 
 def test_planted_specialists_get_their_queries_where_ties_are_half_and_no_threshold_rules(enough_steps):
@@ -212,9 +252,10 @@ def test_one_label_makes_no_reference():
 
 def test_the_loss_reads_pairs_with_both_labels_only(monkeypatch):
     sparse = priced(world(missing=0.4)).observed
-    best = int(np.nanmean(sparse.Y, axis=0).argmax())
+    held = HybridRouter.calibration_rows(len(sparse), 0)
+    best = int(np.nanmean(np.delete(sparse.Y, held, axis=0), axis=0).argmax())
     pairs = ~np.isnan(sparse.Y) & ~np.isnan(sparse.Y[:, [best]])
-    pairs[:, best] = False
+    pairs[:, best], pairs[held] = False, False
     labels = np.where(pairs, no_worse(sparse.Y, best), NAN)
     routers.check_loss_is_cross_entropy(head_of(monkeypatch, sparse), labels)
 
@@ -233,7 +274,8 @@ def test_a_head_starts_at_the_match_rates(monkeypatch):
     head, others = head_of(monkeypatch, TRAIN), [k for k in range(4) if k != BEST]
     start = hybrid_llm.initial(8, *head.targets, BEST, Config(hidden=(16,)), chance(0, "test"))
     p = torch.sigmoid(hybrid_llm.forward(start, torch.tensor(TRAIN.X), Draw())).numpy()
-    rates = no_worse(TRAIN.Y, BEST).mean(axis=0)
+    learnt = np.delete(TRAIN.Y, HybridRouter.calibration_rows(300, 0), axis=0)
+    rates = no_worse(learnt, BEST).mean(axis=0)
     assert (p == p[0]).all() and p[0, others] == pytest.approx(rates[others], abs=1e-5)
 
 
@@ -243,15 +285,25 @@ def test_a_minibatch_is_512_cells(monkeypatch):
 
 def test_thresholds_and_the_pair_share_one_head(monkeypatch):
     made = routers.heads_of(monkeypatch, hybrid_llm)
-    forms = [Config(h, tau) for h in ((), (16,), (8, 4)) for tau in (0.5, 0.8, 0.95)]
-    forms += [Config((16,), 0.5, "pair"), Config((16,), 0.5, "ties-half")]
+    forms = [Config(h, "nlabel", share) for h in ((), (16,), (8, 4)) for share in ("paper", 0.1, 0.5)]
+    forms += [Config((16,), "pair", 0.5), Config((16,), "ties-half")]
     register_router().fit_many(TRAIN, VAL, [Trial(variant=v, seed=0) for v in forms], "cpu")
     assert len(made) == 4
 
 
+def test_hidden_layers_have_dropout(monkeypatch):
+    assert head_of(monkeypatch, TRAIN).training.dropout == 0.05
+    X = torch.ones(1, 2)
+    parameters = hybrid_llm.layers((2, 64, 1), chance(0, "test"))
+    parameters = {name: value[None] for name, value in parameters.items()}
+    draw = Draw([chance(0, "dropout")], torch.tensor([0.5]))
+    kept = hybrid_llm.forward(parameters, X, Draw())
+    assert not torch.equal(hybrid_llm.forward(parameters, X, draw), kept)
+
+
 def test_fitting_many_equals_fitting_one_by_one_within_1e_4():
-    variants = [Config(h, tau) for h in ((), (16,), (8, 4)) for tau in (0.5, 0.8)]
-    variants += [Config((16,), 0.5, "pair"), Config((16,), 0.5, "ties-half")]
+    variants = [Config(h, "nlabel", share) for h in ((), (16,), (8, 4)) for share in ("paper", 0.5)]
+    variants += [Config((16,), "pair"), Config((16,), "ties-half")]
     trials = [Trial(variant=v, seed=seed) for seed in (0, 3) for v in variants]
     for _, found, alone in routers.fitted_both_ways(register_router(), TRAIN, VAL, trials, TEST):
         assert found == pytest.approx(alone, abs=1e-4)
@@ -273,8 +325,6 @@ def test_scores_do_not_depend_on_batch_or_order(form):
 
 @each_form
 def test_permuting_the_models_permutes_the_scores(form):
-    if form.get("hidden") == ():
-        form = form | {"threshold": 0.999}
     order = [2, 0, 3, 1]
     train, val = (worlds.reordered(s, order) for s in (TRAIN, VAL))
     found, wanted = scores(train=train, val=val, **form), scores(**form)[:, order]
@@ -289,13 +339,14 @@ def test_what_stands_in_a_missing_label_changes_nothing(form):
     assert np.array_equal(scores(train=worlds.with_other_nans(sparse), **form), scores(train=sparse, **form))
 
 
+@pytest.mark.parametrize("share", [0.9, "paper"])
 @pytest.mark.parametrize("form", ["nlabel", "pair", "ties-half"])
-def test_no_query_is_handed_to_a_model_never_run(form):
+def test_no_query_is_handed_to_a_model_never_run(form, share):
     Y = TRAIN.Y.copy()
     Y[:, CHEAPEST] = NAN
-    router = fit(train=with_labels(Y), form=form)
+    router = fit(train=with_labels(Y), form=form, share=share)
     found = router.scores(TEST)
-    assert found[:, CHEAPEST] == pytest.approx(1e-3, abs=1e-5)
+    assert found[:, CHEAPEST] == pytest.approx(-1 if form == "pair" else 1e-3, abs=1e-5)
     assert (found.argmax(axis=1) != CHEAPEST).all()
 
 
@@ -326,4 +377,23 @@ MUTATIONS = [
     ("else gap >= -slack", "else gap > -slack", "ties are no matches"),
     ("qualifies[:, reference] = True", "qualifies[:, reference] = False", "the reference need not qualify"),
     ("    labels[:, reference] = np.nan\n", "", "the reference is compared with itself"),
+    ("dropout=0.05,", "", "no dropout"),
+    (
+        "return feed_forward(parameters, X, draw)",
+        "return feed_forward(parameters, X, Draw())",
+        "dropout is ignored",
+    ),
+    ("mask = mask * (~held)[:, None].to(mask)", "", "the head learns from the rows that calibrate"),
+    (
+        "held_out(len(data.X), CALIBRATION, self.seed)",
+        "held_out(len(data.X), CALIBRATION, 0)",
+        "rows of seed 0 calibrate",
+    ),
+    ("<= most:", "<= 2 * most:", "2 % of the accuracy may be lost"),
+    ("found & (rank == rank.min()) if", "found if", "the pair hands on to every cheaper model"),
+    (
+        "held_out(len(data.X), CALIBRATION, seed)",
+        "held_out(len(data.X), CALIBRATION, 0)",
+        "the head holds out the rows of seed 0",
+    ),
 ]

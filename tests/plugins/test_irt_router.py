@@ -314,6 +314,17 @@ def test_costs_and_test_labels_are_never_read():
     assert np.array_equal(scores(train=train, val=val), scores())
 
 
+def test_the_learning_rate_and_the_relevance_change_the_scores():
+    routers.check_fields_matter(
+        lambda variant: scores(**vars(variant)), Config(**SMALL), learning_rate=1e-3, relevance="onehot"
+    )
+
+
+def test_a_learnt_relevance_is_learnt():
+    few, many = (fit(relevance="learn", train=worlds.part(TRAIN, 0, n)) for n in (100, 300))
+    assert not np.array_equal(few.parameters["weight_relevance"], many.parameters["weight_relevance"])
+
+
 MUTATIONS = [
     ("- k[..., :, None, :])", "+ k[..., :, None, :])", "harder queries score higher"),
     ('parameters["weight_1"].abs()', 'parameters["weight_1"]', "more proficiency may lower a score"),
@@ -321,5 +332,11 @@ MUTATIONS = [
         "targets=(labels, seen),",
         "targets=(labels, torch.ones_like(seen)),",
         "a missing label counts as wrong",
+    ),
+    ("learning_rate=variant.learning_rate,", "", "the learning rate is ignored"),
+    (
+        'product(X, parameters["weight_relevance"])',
+        'product(X, parameters["weight_relevance"].detach())',
+        "the learnt relevance is not learnt",
     ),
 ]

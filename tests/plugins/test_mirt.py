@@ -291,6 +291,10 @@ def test_a_head_starts_at_the_mean_labels():
     assert start["theta"].std(dim=0).mean().item() == pytest.approx(0.1, abs=0.03)
 
 
+def test_the_learning_rate_changes_the_scores():
+    routers.check_fields_matter(lambda variant: scores(**vars(variant)), Config(**SMALL), learning_rate=1e-3)
+
+
 MUTATIONS = [
     (
         'abilities(parameters["theta"])) - b',
@@ -303,4 +307,5 @@ MUTATIONS = [
         "targets=(labels, torch.ones_like(seen)),",
         "a missing label counts as wrong",
     ),
+    ("learning_rate=variant.learning_rate,", "", "the learning rate is ignored"),
 ]

@@ -354,6 +354,12 @@ def test_no_label_at_all_is_an_error_that_says_so():
         fit(train=worlds.without_labels(TRAIN))
 
 
+def test_the_learning_rate_and_the_loss_change_the_scores():
+    routers.check_fields_matter(
+        lambda variant: scores(variant=variant), QUICK, learning_rate=1e-3, loss="listnet"
+    )
+
+
 MUTATIONS = [
     ("softplus(against - outputs)", "softplus(outputs - against)", "the worse model ranks higher"),
     ("worse & seen[..., None, :] & seen[..., :, None]", "worse", "a missing label ranks as wrong"),
@@ -362,4 +368,6 @@ MUTATIONS = [
         "/ count.shape[-1]",
         "queries on which all tie count in the mean",
     ),
+    ("learning_rate=variant.learning_rate,", "", "the learning rate is ignored"),
+    ("loss=LOSSES[variant.loss],", 'loss=LOSSES["tie-pl"],', "listnet trains with the other loss"),
 ]

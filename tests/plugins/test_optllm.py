@@ -382,6 +382,10 @@ def test_costs_are_never_read():
     assert np.array_equal(scores(train=priced), scores())
 
 
+def test_the_depth_changes_the_scores():
+    routers.check_fields_matter(lambda variant: scores(**vars(variant)), small(), depth=1)
+
+
 MUTATIONS = [
     ("return W * (p - Y), W * p * (1 - p)", "return p - Y, p * (1 - p)", "masked cells count in joint trees"),
     (
@@ -390,4 +394,5 @@ MUTATIONS = [
         "missing labels count as 0",
     ),
     ("mean + np.float32(self.alpha)", "mean - np.float32(self.alpha)", "the uncertainty's sign"),
+    ('"max_depth": variant.depth,', '"max_depth": 3,', "the depth is ignored"),
 ]

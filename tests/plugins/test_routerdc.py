@@ -301,8 +301,16 @@ def test_no_label_at_all_is_an_error_that_says_so():
         fit(train=worlds.without_labels(TRAIN))
 
 
+def test_the_learning_rate_and_the_weight_of_the_second_loss_change_the_scores():
+    routers.check_fields_matter(
+        lambda variant: scores(variant=variant), QUICK, learning_rate=1e-3, weight=0.0
+    )
+
+
 MUTATIONS = [
     ("same & ~itself", "same", "a query is its own positive"),
     ("seen & ~right", "~right", "a missing label is a negative"),
     ("softplus(against - similarity)", "softplus(similarity - against)", "positives are pushed away"),
+    ("learning_rate=variant.learning_rate,", "", "the learning rate is ignored"),
+    ('+ batch.constants["weight"] * second', "+ second", "the weight of the second loss is ignored"),
 ]
