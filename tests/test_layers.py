@@ -38,7 +38,8 @@ ROOF = ["__init__", "testing", "__main__"]
 # What a plugin may import: docs/stability.md says which of it is promised.
 PUBLIC = {
     "rph", "rph.api", "rph.arrays", "rph.disk", "rph.distribution", "rph.holes", "rph.lazy",
-    "rph.training.clusters", "rph.training.headrouter", "rph.training.heads", "rph.training.neighbours",
+    "rph.training.clusters", "rph.training.costheads", "rph.training.headrouter", "rph.training.heads", "rph.training.localmeans",
+    "rph.training.neighbours",
     "rph.data.hub", "rph.data.nine", "rph.data.parquet", "rph.data.published", "rph.data.routing_table", "rph.data.unpickle",
     "rph.data.validity", "rph.encoding.sentence", "rph.results.metrics", "rph.results.probabilities", "rph.results.outcomes",
     "rph.engine.executors", "rph.engine.inputs", "rph.engine.trials", "rph.machine",

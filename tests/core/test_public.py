@@ -8,7 +8,7 @@ from pathlib import Path
 import rph
 import rph.testing
 from rph import arrays, holes, hookspecs
-from rph.training import clusters, headrouter, heads, neighbours, states
+from rph.training import clusters, costheads, headrouter, heads, localmeans, neighbours, states
 
 SURFACE = """
 # rph
@@ -300,6 +300,29 @@ def nearest_centre(X: torch.Tensor, centres: torch.Tensor) -> torch.Tensor
 # rph.training.neighbours
 def nearest(queries: Float32, train: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]
 def nearest_others(X: Float32, k: int, device: str) -> Iterator[tuple[slice, Tensor, Tensor]]
+# rph.training.localmeans
+class Memory
+  def __init__(self, X: Float32, Y: Float32, C: Float32 | None, device: str) -> None
+  def best(self, candidates: Sequence[int]) -> tuple[int, int]
+  def scores(self, queries: Queries, rules: Sequence[Rule]) -> Float32
+  def costs(self, queries: Queries, rules: Sequence[Rule]) -> Float32 | list[None]
+  def left_out_scores(self, rule: Rule) -> Float32
+Weights: _LiteralGenericAlias
+def best_k(X: Float32, tables: Sequence[Float32], candidates: Sequence[int], device: str) -> list[int]
+def local_means(queries: Float32, X: Float32, T: Float32, rules: Sequence[Rule], device: str, own: NDArray[np.int64] | None = None) -> Float32
+def r_squared(found: Float32, T: Float32) -> Float64
+# rph.training.costheads
+class CostCheck(Validation)
+  def accuracy(self, outputs: Tensor) -> Tensor
+  def loss(self, outputs: Tensor, likelihood: bool) -> Tensor
+class CostHead(HeadRouter)
+  def cost_head(self, data: Data, parameters: Parameters, training: Training, seed: int) -> Head
+  def finish(self, data: Data) -> None
+  def read(self, outputs: Tensor) -> Tensor
+class LogScale
+  def __init__(self, costs: Float32) -> None
+  def __call__(self, costs: Float32) -> Float32
+def squared_error(outputs: Tensor, batch: Batch) -> Tensor
 # rph.training.states
 def into_encoder(encoder: Encoder, state: State) -> None
 def load(path: Path) -> State
@@ -313,7 +336,7 @@ def to_device(array: NDArray[Any], device: str) -> Tensor
 def unit_rows(X: Float32) -> Float32
 """
 
-TOOLBOX = (heads, headrouter, clusters, neighbours, states, arrays)  # a weaker promise: docs/stability.md
+TOOLBOX = (heads, headrouter, clusters, neighbours, localmeans, costheads, states, arrays)  # a weaker promise: docs/stability.md
 VISIBLE = ("__call__", "__init__", "__len__")
 
 

@@ -13,6 +13,7 @@ from tests.worlds import as_queries, labelled
 from rph import Trial, UsageError
 from rph.arrays import model_means
 from rph.results.utility import CostScale
+from rph.training import costheads, headrouter, localmeans
 from rph.training.heads import Validation
 
 NAN = np.nan
@@ -164,8 +165,8 @@ def test_k_is_that_of_the_best_leave_one_out_r_squared(missing):
     by_hand = best_by_hand(train.Y, train.unit, candidates)
     rows = np.arange(len(train))
     rules = [(k, "uniform") for k in candidates]
-    found = carrot.local_means(train.unit, train.unit, train.Y, rules, "cpu", own=rows)
-    assert carrot.r_squared(found, train.Y) == pytest.approx(by_hand, abs=1e-5)
+    found = localmeans.local_means(train.unit, train.unit, train.Y, rules, "cpu", own=rows)
+    assert localmeans.r_squared(found, train.Y) == pytest.approx(by_hand, abs=1e-5)
     router = fit(Config(), train=train)
     assert router.k == candidates[by_hand.argmax()]
     assert router.k_of_costs == candidates[best_by_hand(train.C, train.unit, candidates).argmax()]
@@ -196,14 +197,14 @@ def test_a_model_whose_labels_never_vary_has_no_say_in_k():
 
 
 def test_of_many_queries_an_even_selection_is_scored(monkeypatch):
-    asked, once = [], carrot.local_means
+    asked, once = [], localmeans.local_means
 
     def spy(queries, X, T, rules, device, own=None):
         asked.append(own)
         return once(queries, X, T, rules, device, own)
 
-    monkeypatch.setattr(carrot, "local_means", spy)
-    monkeypatch.setattr(carrot, "SCORED", 5)
+    monkeypatch.setattr(localmeans, "local_means", spy)
+    monkeypatch.setattr(localmeans, "SCORED", 5)
     fit(Config())
     assert [rows.tolist() for rows in asked] == [[0, 149, 299, 449, 599]]
 
@@ -223,20 +224,18 @@ def test_a_head_predicts_better_than_the_models_means(variant):
     assert ((found > 0) & (found < 1)).all()
 
 
-def test_heads_are_kept_by_their_val_cross_entropy_over_what_was_observed():
-    Y = torch.tensor([[1, 0], [NAN, 1.0]])
-    check = carrot.LabelCheck(X=torch.zeros(2, 1), Y=Y, means=torch.zeros(2))
-    z = torch.tensor([[[0.5, -1.0], [9.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    by_hand = -np.mean([np.log1p(np.exp(-0.5)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(-2.0))])
-    assert check.accuracy(z).numpy() == pytest.approx([by_hand, -np.log(2)], rel=1e-5)
-    assert isinstance(check, Validation)
-    nothing = carrot.LabelCheck(X=torch.zeros(2, 1), Y=torch.full((2, 2), NAN), means=torch.zeros(2))
-    assert nothing.accuracy(z).isnan().all() and nothing.accuracy(z).shape == (2,)
+@pytest.mark.parametrize("costs", [True, False])
+def test_label_heads_are_kept_as_likelihoods_and_cost_heads_by_their_error(costs, monkeypatch):
+    trained, once = [], headrouter.fit_heads
+    monkeypatch.setattr(headrouter, "fit_heads", lambda heads: trained.extend(heads) or once(heads))
+    fit(HEADS[0], train=SMALL if costs else without_costs(SMALL))
+    assert [head.likelihood for head in trained] == [True, False][: 1 + costs]
+    assert [type(head.val) for head in trained] == [Validation, costheads.CostCheck][: 1 + costs]
 
 
 def test_costs_are_checked_by_their_squared_error():
     Y = torch.tensor([[1, 0], [NAN, 1.0]])
-    check = carrot.CostCheck(X=torch.zeros(2, 1), Y=Y, means=torch.zeros(2))
+    check = costheads.CostCheck(X=torch.zeros(2, 1), Y=Y, means=torch.zeros(2))
     assert check.accuracy(torch.tensor([[2.0, 0.0], [7.0, 3.0]])).item() == pytest.approx(-5 / 3)
 
 
@@ -310,10 +309,10 @@ def test_a_head_learns_costs_also_where_val_has_none():
 
 def test_the_standardised_logarithm_by_hand():
     costs = np.array([[1.0, 5.0, 0.0], [np.e**2, 5.0, NAN], [NAN, 5.0, 0.0]], np.float32)
-    found = carrot.LogScale(costs)(costs)
+    found = costheads.LogScale(costs)(costs)
     assert found[:, 0] == pytest.approx([-1, 1, NAN], rel=1e-5, nan_ok=True)
     assert found[:, 1] == pytest.approx(0, abs=1e-5) and found[[0, 2], 2] == pytest.approx(0, abs=1e-5)
-    cheap = carrot.LogScale(np.array([[0.0], [2.0]], np.float32))
+    cheap = costheads.LogScale(np.array([[0.0], [2.0]], np.float32))
     assert cheap(np.array([[0.0]], np.float32)) == cheap(
         np.array([[1e-3]], np.float32)
     )  # a thousandth of the mean
@@ -327,10 +326,10 @@ def test_fitting_many_neighbours_equals_fitting_one_by_one_bit_for_bit(missing):
     train = world(300, missing=missing)
     trials = [Trial(variant=v, seed=s) for v in GRID if v.estimator == "knn" for s in (42, 7)]
     group = fit_many(train, VAL, trials, "cpu")
-    for trial, router, found in zip(trials, group.routers, group.scores(TEST), strict=True):
+    for trial, found, costs in zip(trials, group.scores(TEST), group.costs(TEST), strict=True):
         alone = fit(trial.variant, train=train, seed=trial.seed)
         assert np.array_equal(found, alone.scores(TEST)), trial
-        assert np.array_equal(router.costs(TEST), alone.costs(TEST)), trial
+        assert np.array_equal(costs, alone.costs(TEST)), trial
 
 
 def test_fitting_heads_and_neighbours_together_equals_fitting_one_by_one():
@@ -340,20 +339,22 @@ def test_fitting_heads_and_neighbours_together_equals_fitting_one_by_one():
         for v in (HEADS[1], KNN[0], replace(HEADS[1], dropout=0.0), KNN[1], HEADS[0])
     ]
     group = fit_many(SMALL, VAL, trials, "cpu")
-    for trial, router, found in zip(trials, group.routers, group.scores(TEST), strict=True):
+    for trial, found, costs in zip(trials, group.scores(TEST), group.costs(TEST), strict=True):
         alone = fit(trial.variant, SMALL, seed=trial.seed)
         assert found == pytest.approx(alone.scores(TEST), abs=1e-4), trial
-        assert router.costs(TEST) == pytest.approx(alone.costs(TEST), rel=1e-3), trial
+        assert costs == pytest.approx(alone.costs(TEST), rel=1e-3), trial
+    free = fit_many(without_costs(SMALL), VAL, trials, "cpu")
+    assert free.costs(TEST) == [None] * len(trials)
 
 
 def test_the_grid_is_served_by_one_search_of_its_largest_k(monkeypatch):
-    searched, once = [], carrot.nearest
+    searched, once = [], localmeans.nearest
 
     def counting(queries, X, k, device):
         searched.append(k)
         return once(queries, X, k, device)
 
-    monkeypatch.setattr(carrot, "nearest", counting)
+    monkeypatch.setattr(localmeans, "nearest", counting)
     variants = [v for v in GRID if v.estimator == "knn" and v.k != "cv"]
     fit_many(TRAIN, VAL, [Trial(variant=v, seed=42) for v in variants], "cpu").scores(TEST)
     assert searched == [512]
@@ -365,7 +366,7 @@ def test_the_grid_is_served_by_one_search_of_its_largest_k(monkeypatch):
 def test_parts_that_bound_memory_do_not_change_the_scores(monkeypatch):
     train = world(300, missing=0.4)
     whole = [scores(variant, train=train) for variant in KNN]
-    monkeypatch.setattr(carrot, "GATHERED", 1000)
+    monkeypatch.setattr(localmeans, "GATHERED", 1000)
     for before, variant in zip(whole, KNN, strict=True):
         assert np.array_equal(scores(variant, train=train), before)
 
@@ -456,11 +457,12 @@ def test_no_label_at_all_is_an_error_that_says_so():
 
 
 MUTATIONS = [
-    ("(place[:, :end] <= k)", "(place[:, :end] >= k)", "the farthest are averaged, not the nearest"),
     (
-        "labels = labels.masked_fill((near == itself)[..., None], torch.nan)",
-        "pass",
-        "a query is its own neighbour when k is chosen",
+        "found[r.k_of_costs, r.variant.weights]",
+        "-found[r.k_of_costs, r.variant.weights]",
+        "costs are negated",
     ),
-    ("return -masked_bce(scores", "return masked_bce(scores", "the worst check of a head is kept"),
+    ("return CarrotGroup([self]).costs(queries)[0]", "return None", "the costs of a router are not used"),
+    ('best if k == "cv" else (k, k)', '(16, 16) if k == "cv" else (k, k)', "k is not chosen by R^2"),
+    ("likelihood=True", "likelihood=False", "heads are not kept as likelihoods"),
 ]
