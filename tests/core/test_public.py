@@ -336,7 +336,16 @@ def to_device(array: NDArray[Any], device: str) -> Tensor
 def unit_rows(X: Float32) -> Float32
 """
 
-TOOLBOX = (heads, headrouter, clusters, neighbours, localmeans, costheads, states, arrays)  # a weaker promise: docs/stability.md
+TOOLBOX = (
+    heads,
+    headrouter,
+    clusters,
+    neighbours,
+    localmeans,
+    costheads,
+    states,
+    arrays,
+)  # a weaker promise: docs/stability.md
 VISIBLE = ("__call__", "__init__", "__len__")
 
 
