@@ -86,6 +86,16 @@ def check_fields_matter(scores, variant, **others):
 # --- routers that are heads ---------------------------------------------------------------------------
 
 
+def check_seed_draws_the_start(monkeypatch, module, fit, parameter="weight0"):
+    """Before training, `parameter` of two seeds differ: not only the order of the data does."""
+    heads = heads_of(monkeypatch, module)
+    starts = []
+    for seed in (0, 1):
+        fit(seed=seed)
+        starts.append(heads[-1].parameters[parameter])
+    assert not torch.equal(*starts)
+
+
 def heads_of(monkeypatch, module):
     """A list to which every head is added that the router of this module makes from now on."""
     heads, real = [], module.Head

@@ -294,6 +294,14 @@ def test_the_loss_is_the_cross_entropy_of_observed_cells():
     assert start.targets[1].sum().item() == np.isfinite(world(60, missing=0.5).Y).sum()
 
 
+def test_every_field_reaches_the_head_and_shifts_start_at_random():
+    routers.check_fields_matter(
+        scores, DEFAULT, size=7, noise=0.5, absolute=not DEFAULT.absolute, learning_rate=3e-3, weight_decay=0.5,
+        projection=True,
+    )  # fmt: skip
+    assert head().parameters["projection_shift"].abs().min() > 0
+
+
 MUTATIONS = [
     (
         "(correct - wrong)[..., None, :]",
@@ -310,4 +318,6 @@ MUTATIONS = [
         'parameters["bias_noise"] * product(noise, weight)',
         "the size of the noise is learnt",
     ),
+    ('f"{name}_shift": drawn[-1:].clone()', 'f"{name}_shift": 0 * drawn[-1:]', "biases start at 0"),
+    ("learning_rate=variant.learning_rate,", "learning_rate=1e-3,", "the learning rate is ignored"),
 ]

@@ -364,6 +364,14 @@ def test_a_router_from_its_state_gives_the_same_scores(config):
     routers.check_state(router, router.variant, TEST)
 
 
+def test_every_field_reaches_the_head():
+    routers.check_fields_matter(
+        lambda variant: scores(**vars(variant)),
+        Config(**SMALL),
+        rank_weight=0.0, learning_rate=1e-2, dropout=0.5, pair_norm="query", pointwise="bce",
+    )  # fmt: skip
+
+
 MUTATIONS = [
     (
         "softplus(s[..., None, :] - s[..., :, None])",
@@ -376,4 +384,10 @@ MUTATIONS = [
         "cheaper = C[..., :, None] > C[..., None, :]",
         "dear wins",
     ),
+    (
+        'pointwise + batch.constants["rank_weight"] * ranking',
+        "pointwise + 0 * ranking",
+        "there is no ranking loss",
+    ),
+    ("learning_rate=variant.learning_rate,", "learning_rate=1e-4,", "the learning rate is ignored"),
 ]

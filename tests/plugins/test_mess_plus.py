@@ -363,6 +363,16 @@ def test_a_router_from_its_state_gives_the_same_scores(config):
     routers.check_state(router, router.variant, TEST)
 
 
+def test_what_the_optimiser_is_told_and_the_seed_reach_the_head(monkeypatch):
+    routers.check_fields_matter(
+        lambda variant: scores(**vars(variant)),
+        Config(**{**SMALL, "batch": 128}),
+        momentum=0.3,
+        optimiser="adamw",
+    )
+    routers.check_seed_draws_the_start(monkeypatch, mess_plus, lambda seed: fit(seed=seed, batch=128))
+
+
 MUTATIONS = [
     ("Q * (target - s)", "Q * (s - target)", "the queue drives requests to the worst model"),
     ("Q = max(0.0, Q + target", "Q = (Q + target", "the queue goes below zero"),
@@ -370,5 +380,16 @@ MUTATIONS = [
         "penalty == penalty.min(), s, -np.inf",
         "penalty == penalty.min(), 0, -np.inf",
         "a tie goes to the lower index",
+    ),
+    ("optimiser=variant.optimiser,", 'optimiser="sgd",', "AdamW is ignored"),
+    (
+        "                momentum=variant.momentum,\n                clip",
+        "                momentum=0.9,\n                clip",
+        "the momentum is ignored",
+    ),
+    (
+        'self.variant.hidden or d, p, chance(seed, "initial")',
+        'self.variant.hidden or d, p, chance(0, "initial")',
+        "every seed starts alike",
     ),
 ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rph_plugins.routers.mlp
 import torch
 from tests import routers, worlds
 from tests.worlds import labelled, logistic, unrelated
@@ -287,6 +288,17 @@ def test_a_router_fitted_again_forgets_the_variant_before(spec):
     assert np.array_equal(router.scores(TEST), scores(spec))
 
 
+def test_every_field_and_the_seed_reach_the_head(monkeypatch, spec):
+    routers.check_fields_matter(
+        lambda variant: scores(spec, **vars(variant)),
+        replace(spec.grid[0], **SMALL),
+        hidden=(7,), dropout=0.5, learning_rate=1e-2, weight_decay=0.5, loss="mse", per_model=True, standardise=True,
+    )  # fmt: skip
+    routers.check_seed_draws_the_start(
+        monkeypatch, rph_plugins.routers.mlp, lambda seed: fit(spec, seed=seed, hidden=(7,))
+    )
+
+
 MUTATIONS = [
     (
         "targets=data.labels,",
@@ -295,4 +307,9 @@ MUTATIONS = [
     ),
     ("start=level(means)", "start=-level(means)", "the head starts at the wrong base rates"),
     ("draw(hidden.relu()) @", "draw(hidden) @", "separate networks without a non-linearity"),
+    ("learning_rate=variant.learning_rate,", "learning_rate=1e-3,", "the learning rate is ignored"),
+    ("dropout=variant.dropout,", "dropout=0.1,", "the dropout is ignored"),
+    ("weight_decay=variant.weight_decay,", "weight_decay=1e-4,", "the weight decay is ignored"),
+    ('chance(seed, "initial")', 'chance(0, "initial")', "every seed starts alike"),
+    ('"mse": mse_loss', '"mse": bce_loss', "the squared error is a cross-entropy"),
 ]

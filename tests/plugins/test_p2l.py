@@ -456,6 +456,18 @@ def test_the_anchor_uses_the_harness_cross_entropy_of_observed_cells():
     assert p2l.anchor(beta, known).item() == pytest.approx(0.5 * masked_bce(beta, Y, M).item(), abs=1e-7)
 
 
+def test_every_field_reaches_the_head():
+    linear = Config(hidden=0)
+    routers.check_fields_matter(
+        scores, linear, loss="bt", anchor=0.25, hidden=5, rank=2, learning_rate=1e-2, weight_decay=0.5
+    )
+    low = Config(hidden=0, rank=3)
+    X = torch.tensor(TEST.unit).double()
+    parameters = fitted(low).parameters
+    zero, one, two = (outputs_of(P2lRouter.forward(low), parameters, scale * X) for scale in (0, 1, 2))
+    assert torch.allclose(two - zero, 2 * (one - zero))  # two linear maps are linear
+
+
 MUTATIONS = [
     ("won = (1 + found.y_i - found.y_j) / 2", "won = (1 + found.y_j - found.y_i) / 2", "the loser wins"),
     ("seen = (M @ first) * (M @ second)", "seen = M @ first", "a pair of which one label is missing counts"),
@@ -463,5 +475,17 @@ MUTATIONS = [
         "return y_i * (1 - y_j), y_j * (1 - y_i), y_i * y_j, (1 - y_i) * (1 - y_j)",
         "return y_i * (1 - y_j), y_j * (1 - y_i), (1 - y_i) * (1 - y_j), y_i * y_j",
         "both good and both bad are exchanged",
+    ),
+    ("fit_sigmoid(beta[held], Y[held])", "fit_sigmoid(beta, Y)", "the slope is fitted on rows that trained"),
+    ("weight_decay=variant.weight_decay,", "weight_decay=0.01,", "the weight decay is ignored"),
+    (
+        'between = product(X, parameters["weight0"]) + parameters["bias0"]\n',
+        'between = (product(X, parameters["weight0"]) + parameters["bias0"]).relu()\n',
+        "a low rank is not linear",
+    ),
+    (
+        'constants={"anchor": variant.anchor}',
+        'constants={"anchor": float(variant.anchor > 0)}',
+        "the weight of the anchor is ignored",
     ),
 ]

@@ -326,8 +326,27 @@ def test_a_router_from_its_state_gives_the_same_scores(config):
     routers.check_state(router, router.variant, TEST)
 
 
+def test_every_field_and_the_seed_reach_the_head(monkeypatch):
+    routers.check_fields_matter(
+        lambda variant: scores(**vars(variant)),
+        Config(**SMALL),
+        beta=0.9, temperature=2.0, bce_weight=7.0, tags=3, per_query=2, hidden=(5,),
+    )  # fmt: skip
+    routers.check_seed_draws_the_start(monkeypatch, zooter, lambda seed: fit(seed=seed, hidden=(5,)))
+
+
 MUTATIONS = [
     ("beta * own + (1 - beta) * shared", "(1 - beta) * own + beta * shared", "beta weighs the tags"),
     ("    shared *= seen\n", "", "a target has mass on models that were not observed"),
     ("- target * log_p).sum", "+ target * log_p).sum", "the divergence has the wrong sign"),
+    (
+        "nearest_tags(data.X, centres, variant.per_query)",
+        "nearest_tags(data.X, centres, 1)",
+        "a query has one tag",
+    ),
+    (
+        "beta=variant.beta, temperature=variant.temperature)",
+        "beta=variant.beta, temperature=0.1)",
+        "the temperature is ignored",
+    ),
 ]

@@ -60,7 +60,7 @@ def never_observed_model(spec: RouterSpec) -> None:
     world = replace(world, train=with_column(world.train, 1, NAN), val=with_column(world.val, 1, NAN))
     scores = scores_of(spec, world)
     require_finite(scores, world, "a model never observed")
-    if spec.card.calibrated:
+    if spec.variant_card(spec.grid[0]).calibrated:
         require_probabilities(scores)
 
 
