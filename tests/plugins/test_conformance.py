@@ -17,7 +17,10 @@ LEARNING = {
 def floor(request, short):
     """Briefly trained heads, as in the other tests, but where the check is about what was learnt and they began with nothing."""
     router = request.node.callspec.params["spec"].name
-    if router in FROM_NOTHING and request.node.callspec.id.removeprefix(f"{router}-") in LEARNING:
+    check = request.node.callspec.id.removeprefix(f"{router}-")
+    if (router, check) == ("equi", "every-field-matters"):
+        pytest.skip("a minute for its wide networks; test_equi.py varies its fields on narrow ones")
+    if router in FROM_NOTHING and check in LEARNING:
         request.getfixturevalue("enough_steps")
 
 
