@@ -159,7 +159,7 @@ def describe(variant: Config) -> VariantCard:
     own = variant.absolute and not variant.projection
     return VariantCard(
         original=own,
-        why="one bilinear form, the original's noise"
+        why="one bilinear form, noise in units of the embedding"
         if own
         else (
             "a hidden layer before the projection"
@@ -185,7 +185,7 @@ CARD = RouterCard(
         "Noise is off at prediction, as the paper has it; one published evaluator leaves it on.",
         "Batches are shuffled queries with all their observed models, about 2,048 pairs (16 to 512 queries), not pairs in file order.",
         "The learning rate is 1e-3 or 3e-3 but in one variant, which has the original's 1e-4.",
-        "The checkpoint of the best val routing accuracy is kept, at half epochs, not that of the 50th epoch.",
+        "The checkpoint of the best val routing accuracy is kept, at half epochs, within 50 epochs (2,000 steps if that is more), not that of the 50th epoch.",
         "The classifier's bias starts at the odds of the pool's mean label, not at random.",
         "A model never observed scores the pool's mean.",
         "Queries are embedded by the encoder of the cell, scaled to length 1, not by all-mpnet-base-v2.",

@@ -236,7 +236,7 @@ CARD = RouterCard(
         "The unused 25 x 25 layer of the original is left out.",
         "Inputs are rows of length 1, or standardised in one variant, which clusters the standardised inputs.",
         "A minibatch is 512 / K queries with all their observed models (16 to 512), not 512 single cells.",
-        "At most 20 epochs, or 1,000 steps if that is more, with the checkpoint of the best val routing accuracy.",
+        "At most 20 epochs, or 2,000 steps if that is more, with the checkpoint of the best val routing accuracy.",
         "64 components, the rate 0.003 and dropout .2 are ours; no warm-up.",
         "A model never observed has the mean proficiency logits of the pool.",
         "Costs are left to the harness's utility.",

@@ -261,7 +261,7 @@ CARD = RouterCard(
     aliases=("mess_plus",),
     fidelity=(
         "It differs from mlp in the layer norm, the width, dropout on the embedding too, and standardised inputs.",
-        "And in training: momentum SGD with weight decay and clipping, a constant rate, batches of 64 or 128, 30 epochs.",
+        "And in training: momentum SGD with weight decay and clipping, a constant rate, batches of 64 or 128, 30 epochs or, if that is more, 2,000 steps.",
         "Trained offline on all training queries; learning online from explored queries only is one variant.",
         "That variant passes once over the training queries in random order; it takes no checkpoint from val.",
         "Its inputs are scaled by all training queries, but it sees no label before it explores the query.",

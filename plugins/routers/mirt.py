@@ -173,7 +173,7 @@ CARD = RouterCard(
         "Which of the paper's two routers the study calls mirt is inferred from the name.",
         "Inputs are standardised on train (unit rows in 6 variants); the original reads BERT embeddings as they are.",
         "A minibatch is 512 / K queries with all their observed models (16 to 512), not 512 single cells.",
-        "At most 30 epochs, or 1,000 steps if that is more, not 9.",
+        "At most 30 epochs, or 2,000 steps if that is more, not 9.",
         "The checkpoint of the best val routing accuracy is kept; the original has no validation.",
         "The numbers of abilities besides 25, the rates besides 0.001, biases and weight decay are ours.",
         "Warm-up is in one variant only (omega .3, nearest by cosine); the checkpoint is chosen without it.",

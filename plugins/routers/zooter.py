@@ -201,11 +201,11 @@ CARD = RouterCard(
         "Binary cross-entropy is added to KL (one variant leaves it out), as the study of the plateau does.",
         "The direction is KL(target || router), that of distillation; the paper prints KLD(router, target).",
         "Scores are sigmoid(z), P(correct), in 14 variants; without cross-entropy softmax(z), which only ranks.",
-        "The card says not calibrated because of that one: utility and BCE use a shared monotone map throughout.",
+        "Utility and BCE read that one through a shared monotone map, the others as they are.",
         "Softmax and the tags' means run over the models observed.",
         "A query with one label counts in the cross-entropy only.",
         "A frozen encoder and a network on its embedding, not a fine-tuned mDeBERTa-v3-base.",
-        "AdamW at 1e-3 with a cosine learning rate, at most 50 epochs, the checkpoint of best val routing accuracy.",
+        "AdamW at 1e-3 with a cosine learning rate, at most 50 epochs or, if that is more, 2,000 steps, the checkpoint of best val routing accuracy.",
         "A model never observed stays at the pool's mean level; without cross-entropy the softmax moves it.",
     ),
 )
