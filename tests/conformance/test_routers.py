@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rph import Labelled, RphError, UsageError
-from rph.api import MAX_VARIANTS
+from rph.api import MAX_VARIANTS, VariantCard
 from rph.arrays import model_means
 from rph.conformance import worlds
 from rph.conformance.routers import CHECKS, run_checks
@@ -490,6 +490,17 @@ def test_all_checks_run_by_default_each_with_a_name_and_a_line_that_says_what_it
 def test_a_check_that_does_not_apply_is_skipped_with_a_reason():
     (result,) = run_checks(faulty(calibrated=False), only=["calibrated-probabilities"])
     assert (result.status, result.detail, result.ok) == ("skipped", "the card does not say calibrated", True)
+
+
+def test_what_the_default_is_goes_before_what_the_card_says_of_all_variants():
+    checks = ["calibrated-probabilities", "better-than-the-base-rate"]
+    ranks = replace(faulty(router=NotProbabilities), describe=lambda variant: VariantCard(calibrated=False))
+    assert [r.status for r in run_checks(ranks, only=checks)] == ["skipped", "skipped"]
+    estimates = faulty(router=NotProbabilities, calibrated=False)
+    estimates = replace(
+        estimates, describe=lambda variant: VariantCard(calibrated=variant == estimates.grid[0])
+    )
+    assert failed(estimates, only=checks) == {"calibrated-probabilities"}
 
 
 @pytest.mark.parametrize(
