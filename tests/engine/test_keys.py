@@ -65,7 +65,7 @@ def traced(act):
 
 
 @pytest.mark.parametrize("name", installed().names("router"))
-def test_no_line_runs_in_a_trial_that_its_key_does_not_hold(name, inputs):
+def test_no_line_runs_in_a_trial_that_its_key_does_not_hold(briefly, name, inputs):
     plugin = installed().load("router", name)
     grid = plugin.spec.grid
     asked = [Trial(variant=variant, seed=1) for variant in {grid[0]: None, grid[-1]: None}]

@@ -98,7 +98,7 @@ def test_there_are_21_routers_to_be_exported():
 
 
 @pytest.mark.parametrize(("spec", "variant"), list(variants()))
-def test_every_router_scores_bit_for_bit_as_before_it_was_written(tmp_path, spec, variant):
+def test_every_router_scores_bit_for_bit_as_before_it_was_written(briefly, tmp_path, spec, variant):
     world = worlds.smooth_world(120, 40, 60)
     router = spec.router()
     router.fit(world.train, world.val, variant=variant, seed=7, device="cpu")
