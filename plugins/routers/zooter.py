@@ -208,6 +208,12 @@ CARD = RouterCard(
         "AdamW at 1e-3 with a cosine learning rate, at most 50 epochs or, if that is more, 2,000 steps, the checkpoint of best val routing accuracy.",
         "A model never observed stays at the pool's mean level; without cross-entropy the softmax moves it.",
     ),
+    expected_failures=(
+        (
+            "calibrated-probabilities",
+            "the divergence moves a model's level by its share among the others: a mean score is .022 off",
+        ),
+    ),
 )
 
 
