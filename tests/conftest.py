@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from rph_plugins.routers import equi
 
-from rph.training.heads import Training
+from rph.training import stacks
 
 pytest.register_assert_rewrite("tests.routers")  # so that a check that fails there shows the numbers
 
@@ -30,23 +29,18 @@ def rph_home(tmp_path, monkeypatch):
     return home
 
 
-FLOOR = {"steps": 0, "rest": 0, "apart": 1}  # in place of the 2,000, 500 and 20 steps of the defaults
-
-
 @pytest.fixture
-def briefly(monkeypatch):
+def briefly():
     """Heads train for their epochs, however few steps they are."""
-    for name, value in FLOOR.items():
-        monkeypatch.setitem(Training.__init__.__kwdefaults__, name, value)
-    monkeypatch.setattr(equi, "STEPS", 0)
+    with stacks.briefly():
+        yield
 
 
 @pytest.fixture
-def enough_steps(briefly, monkeypatch):
-    """Tests that learn in earnest among those that do not: the steps of the defaults."""
-    for name in FLOOR:
-        default = Training.__dataclass_fields__[name].default
-        monkeypatch.setitem(Training.__init__.__kwdefaults__, name, default)
+def enough_steps(briefly):
+    """Tests that learn in earnest among those that do not."""
+    with stacks.briefly(False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,12 @@
 
 import pytest
 
+from rph.conformance.routers import CHECKS
 from rph.registry import installed
 from rph.testing import parametrize_with_router_checks
 
 # Heads that start at random, not at the models' levels: briefly trained they know not even these.
 FROM_NOTHING = {"irt-router", "mirt", "model-spider", "routerdc"}
-LEARNING = {
-    "permuted-models-permute-columns", "constant-columns", "always-right-model", "missing-is-not-wrong",
-    "planted-clusters", "unrelated-labels", "calibrated-probabilities", "better-than-the-base-rate",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +17,7 @@ def floor(request, short):
     check = request.node.callspec.id.removeprefix(f"{router}-")
     if (router, check) == ("equi", "every-field-matters"):
         pytest.skip("a minute for its wide networks; test_equi.py varies its fields on narrow ones")
-    if router in FROM_NOTHING and check in LEARNING:
+    if router in FROM_NOTHING and CHECKS[check].learns:
         request.getfixturevalue("enough_steps")
 
 

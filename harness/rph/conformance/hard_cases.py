@@ -14,7 +14,7 @@ from rph.conformance.requirements import (
     routes_of,
     scores_of,
 )
-from rph.conformance.suite import NotApplicable, owed
+from rph.conformance.suite import NotApplicable, owed, owed_once_trained
 from rph.conformance.worlds import NAN, SEED, smooth_world, unrelated_world, with_column, with_missing
 from rph.holes import Holes, weight_of
 from rph.lazy import np
@@ -28,7 +28,7 @@ def pools_of_any_size(spec: RouterSpec) -> None:
         require_finite(scores_of(spec, world), world, f"{K} models")
 
 
-@owed
+@owed_once_trained
 def constant_columns(spec: RouterSpec) -> None:
     """Models that are always right or always wrong break nothing, and one always wrong is not chosen."""
     world = smooth_world()
@@ -44,7 +44,7 @@ def constant_columns(spec: RouterSpec) -> None:
     require(share <= 0.01, f"{share:.0%} of the queries go to the model that is always wrong")
 
 
-@owed
+@owed_once_trained
 def always_right_model(spec: RouterSpec) -> None:
     """A model that is always right gets at least 90% of the queries, where the others are far from sure."""
     world = smooth_world(slope=1.0)
@@ -82,7 +82,7 @@ def nan_payloads(spec: RouterSpec) -> None:
     require_equal(found[1], found[0], "missing labels with other NaN bits")
 
 
-@owed
+@owed_once_trained
 def missing_is_not_wrong(spec: RouterSpec) -> None:
     """The best model gets at least 80% of the queries, though by plan 70% of its labels were not asked for."""
     world = unrelated_world((0.4, 0.85, 0.35, 0.3), 500, 200, 300)

@@ -11,13 +11,13 @@ from rph.conformance.requirements import (
     require_probabilities,
     scores_of,
 )
-from rph.conformance.suite import NotApplicable, owed
+from rph.conformance.suite import NotApplicable, owed_once_trained
 from rph.conformance.worlds import calibration_world, cluster_world, smooth_world, unrelated_world
 from rph.lazy import np
 from rph.results import metrics, probabilities
 
 
-@owed
+@owed_once_trained
 def planted_clusters(spec: RouterSpec) -> None:
     """Where each cluster of queries has its specialist, at least 80% of what Bayes gains is gained."""
     world = cluster_world()
@@ -31,7 +31,7 @@ def planted_clusters(spec: RouterSpec) -> None:
     )
 
 
-@owed
+@owed_once_trained
 def unrelated_labels(spec: RouterSpec) -> None:
     """Where labels have nothing to do with queries, accuracy is within 3 s.e. of the best single model's."""
     world = unrelated_world((0.5, 0.75, 0.35, 0.55))
@@ -49,7 +49,7 @@ def _require_calibrated_card(spec: RouterSpec) -> None:
         raise NotApplicable("the card does not say calibrated")
 
 
-@owed
+@owed_once_trained
 def calibrated_probabilities(spec: RouterSpec) -> None:
     """Calibrated scores on a logistic law: each model's mean is within .02 of its mean P, and 10-bin ECE < .05."""
     _require_calibrated_card(spec)
@@ -62,7 +62,7 @@ def calibrated_probabilities(spec: RouterSpec) -> None:
     require(ece is not None and ece < 0.05, f"the expected calibration error is {ece:.3f}")
 
 
-@owed
+@owed_once_trained
 def better_than_the_base_rate(spec: RouterSpec) -> None:
     """Calibrated scores on the training queries have a lower cross-entropy than each model's mean label."""
     _require_calibrated_card(spec)

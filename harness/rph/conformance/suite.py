@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rph.api import RouterSpec
 from rph.errors import RphError
 from rph.registry import FAILURES
+from rph.training.stacks import briefly
 
 Status = Literal["passed", "failed", "expected-failure", "unexpected-pass", "skipped"]
 
@@ -28,9 +29,16 @@ class Check:
     id: str
     holds: str  # in one line
     function: Callable[[RouterSpec], None]
+    learns: bool = (
+        False  # it asks how far training gets: heads train as in a sweep, and not for their epochs only
+    )
 
     def __call__(self, spec: RouterSpec) -> None:
-        self.function(spec)
+        if self.learns:
+            self.function(spec)
+            return
+        with briefly():
+            self.function(spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,11 @@ def owed(function: Callable[[RouterSpec], None]) -> Check:
     """The check that a function makes: its id is the function's name with dashes, what it holds the first line of the docstring."""
     name = function.__name__.replace("_", "-")
     return Check(id=name, holds=(function.__doc__ or "").partition("\n")[0], function=function)
+
+
+def owed_once_trained(function: Callable[[RouterSpec], None]) -> Check:
+    """As `owed`, for a check of what was learnt."""
+    return replace(owed(function), learns=True)
 
 
 def with_errors(problems: Iterator[str]) -> Iterator[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -28,6 +30,21 @@ STACKED = {
     "cpu": 1 << 24,
     "cuda": 1 << 28,
 }  # numbers in the parameters of one stack: beyond, stacks are split
+
+_brief = ContextVar("brief", default=False)
+
+
+@contextmanager
+def briefly(brief: bool = True) -> Iterator[None]:
+    """Within it heads train for their epochs, however few steps these are: enough to see how a router is wired.
+
+    With `brief=False` they train as always, within another `briefly` too.
+    """
+    outer = _brief.set(brief)
+    try:
+        yield
+    finally:
+        _brief.reset(outer)
 
 
 @one_thread()
@@ -60,6 +77,8 @@ def _stacks(heads: Sequence[Head]) -> Iterator[list[int]]:
 
 def _fit_stack(heads: Sequence[Head]) -> list[Parameters]:
     first, training, device = heads[0], heads[0].training, heads[0].X.device
+    if _brief.get():
+        training = replace(training, steps=0, rest=0, apart=1)
     size = len(first.X)
     steps = math.ceil(size / training.batch)  # per epoch
     checks = {math.ceil(steps / 2), steps}
