@@ -38,8 +38,9 @@ BASE = Config()
 GRID = (
     *(
         replace(BASE, hidden=h)
-        for h in ((100, 100), (256,), (512, 256), (), (100,), (512,), (100, 100, 100), (1024, 512))
+        for h in ((100, 100), (256,), (512, 256), (100,), (512,), (100, 100, 100), (1024, 512))
     ),
+    replace(BASE, hidden=(), learning_rate=1e-2),  # alone, a layer needs large weights
     *(replace(BASE, hidden=h, learning_rate=3e-4) for h in ((256,), (512, 256))),
     *(replace(BASE, hidden=h, dropout=0.3, weight_decay=1e-2) for h in ((100, 100), (512, 256))),
     replace(BASE, loss="mse"),
