@@ -298,7 +298,7 @@ class VariantCard:
     deterministic: bool | None = None  # the seed changes nothing; None: as the card says
     reads: Literal["embedding", "text"] = "embedding"  # "text": of the query, whatever the encoder
     most_models: int | None = None  # left out where the pool has more
-    one_model: str = ""  # why it may send all queries to one model, where it is known to
+    no_gain: str = ""  # why it may be no better than the best single model, where that is known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -227,7 +227,7 @@ def describe(variant: Config) -> VariantCard:
         original=False,
         why="conformal sets of models; the paper's are of a cheap model's answer options",
         calibrated=variant.form == "binary",
-        one_model=""
+        no_gain=""
         if variant.form == "set" and variant.tau == "half" and variant.alpha == Config.alpha
         else wide,
     )

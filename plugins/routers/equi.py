@@ -233,7 +233,13 @@ def describe(variant: Config) -> VariantCard:
         if theirs
         else ("the pointwise loss or the mean over pairs is ours")
     )
-    return VariantCard(original=own or theirs, why=why, calibrated=variant.pointwise == "bce")
+    no_gain = "the cheaper model wins every tie, so costs decide where few models differ"
+    return VariantCard(
+        original=own or theirs,
+        why=why,
+        calibrated=variant.pointwise == "bce",
+        no_gain=no_gain if variant.tie_by_cost else "",
+    )
 
 
 CARD = RouterCard(

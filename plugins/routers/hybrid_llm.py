@@ -294,12 +294,12 @@ def describe(variant: Config) -> VariantCard:
         return VariantCard(
             original=True,
             why="as many queries as cost at most 1% of the accuracy go to cheaper models",
-            one_model="where no cheaper model is as good as the reference, all queries go to the reference",
+            no_gain="it saves costs, for at most 1% of the accuracy of the reference",
         )
     return VariantCard(
         original=False,
         why="a given share of the queries goes to cheaper models, whatever that costs in accuracy",
-        one_model="where the reference is also the cheapest model, all queries go to it",
+        no_gain="it saves costs: what it hands on goes to models that are probably no worse, not better",
     )
 
 

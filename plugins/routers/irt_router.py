@@ -51,10 +51,13 @@ BASE = Config()
 GRID = (
     *(
         Config(relevance, hidden=hidden, learning_rate=learning_rate)
-        for relevance in ("soft", "onehot", "learn")
+        for relevance in ("soft", "learn")
         for hidden in (64, 256)
         for learning_rate in (1e-3, 3e-3)
     ),
+    # A table of a number per component and model, which neither the width nor the learning rate changes.
+    *(Config("onehot", components=components) for components in (25, 64)),
+    *(Config(relevance, components=64, hidden=256, learning_rate=3e-3) for relevance in ("soft", "learn")),
     replace(BASE, components=64),
     replace(BASE, dropout=0.2),
     replace(BASE, standardise=True),

@@ -48,8 +48,8 @@ class Config:
 
 
 GRID = (
-    *(Config("full", ridge) for ridge in (1.0, 0.1, 10.0, 100.0, 1000.0)),
-    *(Config("full", ridge, components=128) for ridge in (0.1, 1.0, 10.0, 100.0, 1000.0)),
+    *(Config("full", ridge) for ridge in (1.0, 0.1, 10.0, 100.0, 300.0)),
+    *(Config("full", ridge, components=128) for ridge in (0.1, 1.0, 10.0, 100.0, 300.0)),
     *(Config("bandit", components=64, alpha=alpha) for alpha in (0.1, 0.5, 1.0, 2.0)),
     Config("bandit", alpha=1.0),
 )
@@ -320,12 +320,17 @@ def fit_many(train: Labelled, val: Labelled, trials: Sequence[Trial], device: st
     return LinUcbGroup(routers)
 
 
+LITTLE = "it learns from one label of each query, that of the model it played"
+LEVELS = "on a few thousand queries so strong a ridge leaves little but each model's level"
+
+
 def describe(variant: Config) -> VariantCard:
     bandit = variant.feedback == "bandit"
     return VariantCard(
         original=bandit,
         why="the bandit's own play" if bandit else "ridge regression on all labels, without the bandit",
         deterministic=not bandit,
+        no_gain=LITTLE if bandit else LEVELS if variant.ridge >= 300 else "",
     )
 
 

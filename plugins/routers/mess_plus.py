@@ -241,7 +241,7 @@ def describe(variant: Config) -> VariantCard:
         return VariantCard(
             original=True,
             why="learns online, from explored queries alone",
-            one_model="one pass over few explored queries teaches little beside each model's level",
+            no_gain="one pass over few explored queries teaches little beside each model's level",
         )
     own = variant.optimiser == "sgd" and variant.hidden == 0
     why = "the authors' network and optimiser, offline" if own else "the width or the optimiser is ours"

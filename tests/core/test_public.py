@@ -170,7 +170,7 @@ class VariantCard
   deterministic: bool | None = None
   reads: Literal['embedding', 'text'] = 'embedding'
   most_models: int | None = None
-  one_model: str = ''
+  no_gain: str = ''
 __version__: str
 hookimpl: HookimplMarker
 def load(folder: str | Path, *, device: str = 'auto', encoder: str | None = None, registry: Registry | None = None) -> LoadedRouter

@@ -637,7 +637,7 @@ FREE = {
     "configurations.*.val_accuracy", "configurations.*.test_accuracy",
     f"packages.{OURS}", "packages.numpy", "packages.torch",
     # What the cards of variants say is taken as claimed, but for the chosen one's.
-    "blocks.variants.variants.*.why", "blocks.variants.variants.*.one_model",
+    "blocks.variants.variants.*.why", "blocks.variants.variants.*.no_gain",
     "blocks.variants.variants.*.calibrated", "blocks.variants.variants.*.deterministic",
 }  # fmt: skip
 

@@ -19,7 +19,8 @@ def some(n, seed, d=160, K=6):
     X[:, :12] *= 3
     W = np.random.default_rng(99).normal(size=(12, K))
     texts = [" ".join(f"w{j}at{at}" for j, at in enumerate(row)) for row in np.floor(X[:, :12]).astype(int)]
-    return labelled(X, rng.random((n, K)) < 1 / (1 + np.exp(-X[:, :12] @ W / 4)), texts=texts)
+    logits = X[:, :12] @ W / 4 + np.linspace(-0.5, 0.5, K)  # some models are better than others
+    return labelled(X, rng.random((n, K)) < 1 / (1 + np.exp(-logits)), texts=texts)
 
 
 @pytest.mark.parametrize("name", ["knn", "kmeans", "avengers-pro", "elo", "rorf", "linucb", "tag-router"])

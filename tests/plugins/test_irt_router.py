@@ -45,9 +45,11 @@ def relevance(router, queries=TEST):
 
 
 def test_the_grid_is_the_specified_one_with_the_default_first():
-    kinds = ("soft", "onehot", "learn")
+    kinds = ("soft", "learn")
     wanted = {Config(r, hidden=h, learning_rate=lr) for r in kinds for h in (64, 256) for lr in (1e-3, 3e-3)}
-    wanted |= {Config("soft", components=64), Config(dropout=0.2), Config(standardise=True)}
+    wanted |= {Config(r, components=64, hidden=256, learning_rate=3e-3) for r in kinds}
+    wanted |= {Config("onehot"), Config("onehot", components=64), Config(components=64)}
+    wanted |= {Config(dropout=0.2), Config(standardise=True)}
     assert GRID[0] == Config() and (Config().components, Config().dropout) == (25, 0.5)
     assert len(GRID) == 15 and set(GRID) == wanted
 

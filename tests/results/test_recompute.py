@@ -80,7 +80,7 @@ def test_differences(claimed, known, found):
 
 def said(name, *, deterministic=False, reads="embedding", original=None, why=""):
     return variants.Variant(
-        variant_name=name, original=original, why=why, calibrated=True, deterministic=deterministic, reads=reads, one_model="",
+        variant_name=name, original=original, why=why, calibrated=True, deterministic=deterministic, reads=reads, no_gain="",
     )  # fmt: skip
 
 

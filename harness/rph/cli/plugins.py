@@ -162,7 +162,7 @@ def _of_variant(card: dict[str, Any]) -> str:
     said = {True: "original", False: "not original", None: ""}[card["original"]]
     limits = [] if card["most_models"] is None else [f"pools of at most {card['most_models']} models"]
     limits += ["reads the text, not the encoder"] if card["reads"] == "text" else []
-    limits += [card["one_model"]] if card["one_model"] else []
+    limits += [card["no_gain"]] if card["no_gain"] else []
     line = ": ".join(filter(None, [said, card["why"]]))
     return "; ".join(filter(None, [card["name"], line, *limits]))
 

@@ -20,7 +20,7 @@ class Variant(Record):
     calibrated: bool
     deterministic: bool
     reads: Literal["embedding", "text"]
-    one_model: str
+    no_gain: str
 
 
 class Variants(Record):
